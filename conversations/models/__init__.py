@@ -1,0 +1,34 @@
+"""The rows: sites and people, conversations and messages, and how replies are made."""
+
+from conversations.models.conversations import Conversation, Message
+from conversations.models.generations import Generation, IdempotencyKey, ReplyChunk, Worker, WorkerLog
+from conversations.models.scoping import ScopedManager, TenantModel, UnscopedQuery
+from conversations.models.sites import (
+    Login,
+    Membership,
+    RateWindow,
+    Site,
+    StreamTicket,
+    User,
+    site_setting,
+)
+
+__all__ = [
+    "Conversation",
+    "Generation",
+    "IdempotencyKey",
+    "Login",
+    "Membership",
+    "Message",
+    "RateWindow",
+    "ReplyChunk",
+    "ScopedManager",
+    "Site",
+    "StreamTicket",
+    "TenantModel",
+    "UnscopedQuery",
+    "User",
+    "Worker",
+    "WorkerLog",
+    "site_setting",
+]

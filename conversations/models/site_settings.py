@@ -1,0 +1,68 @@
+"""What a site may set, with defaults; values are checked here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ReuseRule = int | None
+"""Seconds since the last message within which a context's conversation is reused; -1 for ever; 0 never."""
+
+FOR_EVER = -1
+
+DEFAULTS: Mapping[str, Any] = {
+    "system_prompt": "",
+    "history_messages": 20,
+    "context_reuse_seconds": {
+        "task": FOR_EVER,
+        "voice": FOR_EVER,
+        "customer": 3 * 86_400,
+        "coach": 3 * 86_400,
+        "general": 0,
+    },
+    "ascii_stream": False,
+    "retention_days": 0,
+    "stand_in": True,
+}
+
+_INTEGERS = {"history_messages": (0, 200), "retention_days": (0, 36_500)}
+_SWITCHES = {"ascii_stream", "stand_in"}
+
+
+def validate_site_settings(settings: object) -> None:
+    """Return nothing when every key and value is understood.
+
+    Raises: ValueError that names the key.
+    """
+    if not isinstance(settings, dict):
+        raise ValueError("settings must be a JSON object")
+    for key, value in settings.items():
+        if key not in DEFAULTS:
+            raise ValueError(f"{key}: unknown setting; known are {', '.join(DEFAULTS)}")
+        if key in _INTEGERS:
+            least, most = _INTEGERS[key]
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"{key}: must be a whole number from {least} to {most}")
+        elif key in _SWITCHES:
+            if not isinstance(value, bool):
+                raise ValueError(f"{key}: must be true or false")
+        elif key == "system_prompt":
+            if not isinstance(value, str) or len(value) > 32_768 or "\0" in value:
+                raise ValueError(f"{key}: must be a text of at most 32768 characters")
+        elif not isinstance(value, dict) or not all(
+            isinstance(name, str)
+            and isinstance(seconds, int)
+            and not isinstance(seconds, bool)
+            and seconds >= -1
+            for name, seconds in value.items()
+        ):
+            raise ValueError(f"{key}: must map context types to seconds (-1 for ever, 0 never)")
+
+
+def reuse_seconds(settings: Mapping[str, Any], context_type: str) -> int:
+    """Return how long a conversation of this context type is reused, in seconds: -1 for ever, 0 never.
+
+    Unknown types behave as `general` (API.md 2).
+    """
+    rules = {**DEFAULTS["context_reuse_seconds"], **settings.get("context_reuse_seconds", {})}
+    return int(rules.get(context_type, rules["general"]))
