@@ -29,9 +29,7 @@ class ErrorText:
 
 CODES: Mapping[str, ErrorText] = {
     # 400
-    "malformed_json": ErrorText(
-        400, "Bad request", "请求内容不是有效的 JSON。", "The body is not valid JSON."
-    ),
+    "malformed_json": ErrorText(400, "Bad request", "请求内容不是有效的 JSON。", "The body is not valid JSON."),
     "bad_event_id": ErrorText(
         400,
         "Bad request",
@@ -64,12 +62,8 @@ CODES: Mapping[str, ErrorText] = {
         401, "Not signed in", "票据无效、已使用或已过期。", "The ticket is unknown, used or expired."
     ),
     # 403
-    "not_approved": ErrorText(
-        403, "Not allowed", "您的账号尚未通过审核。", "Your membership is not approved."
-    ),
-    "not_your_chat": ErrorText(
-        403, "Not allowed", "您不能在这个对话中发言。", "You cannot write in this chat."
-    ),
+    "not_approved": ErrorText(403, "Not allowed", "您的账号尚未通过审核。", "Your membership is not approved."),
+    "not_your_chat": ErrorText(403, "Not allowed", "您不能在这个对话中发言。", "You cannot write in this chat."),
     "not_allowed": ErrorText(403, "Not allowed", "您没有权限执行此操作。", "You may not do this."),
     # 404, 405, 406, 409
     "not_found": ErrorText(404, "Not found", "没有找到。", "Not found."),
@@ -79,9 +73,7 @@ CODES: Mapping[str, ErrorText] = {
     "not_acceptable": ErrorText(
         406, "Not acceptable", "无法按所要求的格式回答。", "The asked format is not available."
     ),
-    "generating": ErrorText(
-        409, "Conflict", "上一条回复仍在生成中。", "A reply is still under way in this chat."
-    ),
+    "generating": ErrorText(409, "Conflict", "上一条回复仍在生成中。", "A reply is still under way in this chat."),
     "already_finished": ErrorText(409, "Conflict", "这条回复已经结束。", "This reply has already finished."),
     # 413, 415, 422, 429
     "body_too_large": ErrorText(413, "Too large", "请求内容超过 1 MiB。", "The body is larger than 1 MiB."),

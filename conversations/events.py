@@ -60,7 +60,7 @@ def frame(event: str, data: Any, *, event_id: str | None = None, ascii_only: boo
 
 
 def storable(text: str) -> str:
-    """Return the text with what PostgreSQL and UTF-8 cannot hold replaced by U+FFFD, code point by code point."""
+    """Return the text with what PostgreSQL and UTF-8 cannot hold replaced by U+FFFD, per code point."""
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
     try:

@@ -132,17 +132,11 @@ class Message(TenantModel):
                 condition=Q(role__in=["user", "assistant", "system", "tool"]), name="message_role_is_known"
             ),
             models.CheckConstraint(
-                condition=Q(
-                    status__in=["streaming", "complete", "truncated", "stopped", "failed", "interrupted"]
-                ),
+                condition=Q(status__in=["streaming", "complete", "truncated", "stopped", "failed", "interrupted"]),
                 name="message_status_is_known",
             ),
-            models.CheckConstraint(
-                condition=Q(channel__in=["chat", "voice"]), name="message_channel_is_known"
-            ),
-            models.CheckConstraint(
-                condition=Q(feedback__in=["", "up", "down"]), name="message_feedback_is_known"
-            ),
+            models.CheckConstraint(condition=Q(channel__in=["chat", "voice"]), name="message_channel_is_known"),
+            models.CheckConstraint(condition=Q(feedback__in=["", "up", "down"]), name="message_feedback_is_known"),
             models.CheckConstraint(
                 condition=~Q(status="streaming") | Q(role="assistant", worker_id__isnull=False),
                 name="message_running_has_worker",
@@ -152,9 +146,7 @@ class Message(TenantModel):
             # Read by the message list and by the prompt window: ORDER BY id DESC LIMIT n.
             models.Index(fields=["site", "conversation", "-id"], name="message_by_chat"),
             # Read by regenerate, which numbers the versions of one answer.
-            models.Index(
-                fields=["reply_to"], condition=Q(reply_to__isnull=False), name="message_by_question"
-            ),
+            models.Index(fields=["reply_to"], condition=Q(reply_to__isnull=False), name="message_by_question"),
             # Read by the sweeper, when a worker is declared dead.
             models.Index(fields=["worker_id"], condition=Q(status="streaming"), name="message_running"),
             # Read by the owner's writer on every tick; almost always empty.

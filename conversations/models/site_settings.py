@@ -50,10 +50,7 @@ def validate_site_settings(settings: object) -> None:
             if not isinstance(value, str) or len(value) > 32_768 or "\0" in value:
                 raise ValueError(f"{key}: must be a text of at most 32768 characters")
         elif not isinstance(value, dict) or not all(
-            isinstance(name, str)
-            and isinstance(seconds, int)
-            and not isinstance(seconds, bool)
-            and seconds >= -1
+            isinstance(name, str) and isinstance(seconds, int) and not isinstance(seconds, bool) and seconds >= -1
             for name, seconds in value.items()
         ):
             raise ValueError(f"{key}: must map context types to seconds (-1 for ever, 0 never)")

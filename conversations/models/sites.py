@@ -22,9 +22,7 @@ class Site(models.Model):
         _("slug"), max_length=64, unique=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9-]*\Z")]
     )
     name = models.CharField(_("name"), max_length=200)
-    locale = models.CharField(
-        _("language"), max_length=10, choices=[("zh-hans", "简体中文"), ("en", "English")]
-    )
+    locale = models.CharField(_("language"), max_length=10, choices=[("zh-hans", "简体中文"), ("en", "English")])
     is_active = models.BooleanField(_("active"), default=True)
     settings = models.JSONField(_("settings"), default=dict, blank=True, help_text="docs/settings.md")
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
@@ -35,9 +33,7 @@ class Site(models.Model):
         verbose_name_plural = _("sites")
         ordering = ["slug"]
         constraints = [
-            models.CheckConstraint(
-                condition=models.Q(locale__in=["zh-hans", "en"]), name="site_locale_is_known"
-            )
+            models.CheckConstraint(condition=models.Q(locale__in=["zh-hans", "en"]), name="site_locale_is_known")
         ]
 
     def __str__(self) -> str:
@@ -78,12 +74,8 @@ class Membership(TenantModel):
         ANALYST = "analyst", _("analyst")
         MANAGER = "manager", _("manager")
 
-    site = models.ForeignKey(
-        Site, on_delete=models.CASCADE, related_name="memberships", verbose_name=_("site")
-    )
-    user = models.ForeignKey(
-        User, on_delete=models.CASCADE, related_name="memberships", verbose_name=_("user")
-    )
+    site = models.ForeignKey(Site, on_delete=models.CASCADE, related_name="memberships", verbose_name=_("site"))
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships", verbose_name=_("user"))
     role = models.CharField(_("role"), max_length=16, choices=Role.choices, default=Role.MEMBER)
     nickname = models.CharField(_("nickname"), max_length=100, blank=True)
     status = models.CharField(_("status"), max_length=16, choices=Status.choices, default=Status.PENDING)
@@ -101,9 +93,7 @@ class Membership(TenantModel):
         verbose_name_plural = _("memberships")
         constraints = [
             models.UniqueConstraint(fields=["site", "user"], name="membership_once_per_site"),
-            models.UniqueConstraint(
-                fields=["site", "id"], name="membership_site_and_id"
-            ),  # for composite keys
+            models.UniqueConstraint(fields=["site", "id"], name="membership_site_and_id"),  # for composite keys
             models.CheckConstraint(
                 condition=models.Q(status__in=["pending", "approved", "rejected", "suspended"]),
                 name="membership_status_is_known",
