@@ -57,15 +57,3 @@ def frame(event: str, data: Any, *, event_id: str | None = None, ascii_only: boo
     """Return one frame; LF only, data on one line."""
     head = b"id: %b\n" % event_id.encode() if event_id else b""
     return b"%bevent: %b\ndata: %b\n\n" % (head, event.encode(), to_json(data, ascii_only=ascii_only))
-
-
-def storable(text: str) -> str:
-    """Return the text with what PostgreSQL and UTF-8 cannot hold replaced by U+FFFD, per code point."""
-    if "\0" in text:
-        text = text.replace("\0", "\ufffd")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # Pairs that arrived as two escapes are one character; what is left alone is mapped.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
