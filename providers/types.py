@@ -1,0 +1,119 @@
+"""What goes to a provider and what comes back: frozen values that know nothing of Django, HTTP or vendors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+Outcome = Literal["complete", "truncated"]
+
+# Vendors' words for "I stopped before I had finished" (WIRE 4.1). Everything else is an ordinary end.
+_TRUNCATED_REASONS = frozenset(
+    {
+        "length",
+        "max_tokens",
+        "max_output_tokens",
+        "model_length",
+        "content_filter",
+        "sensitive",
+        "safety",
+        "insufficient_system_resource",
+        "network_error",
+        "abort",
+        "error",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of the prompt."""
+
+    role: Role
+    content: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question to a model: the whole prompt, oldest message first.
+
+    model is "" for the endpoint's own model. params are added to the vendor's request body as they are
+    (temperature, max_tokens, …) over the endpoint's own. user_ref is an opaque word for abuse reports,
+    never a name or an id a vendor could read.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    model: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    user_ref: str | None = None
+
+    @property
+    def prompt_chars(self) -> int:
+        """The size of the prompt in characters, for the trace."""
+        return sum(len(message.content) for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Everything one network read brought, its tokens joined. Never empty; holds no NUL and no surrogate."""
+
+    text: str = field(default="", repr=False)
+    reasoning: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt, as the vendor counted them, or estimated by us when it did not."""
+
+    input_tokens: int
+    output_tokens: int
+    is_estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the model asks for; arguments is the vendor's JSON text, not parsed."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The model said that it had finished. Exactly one, the last item of a stream that did not fail."""
+
+    finish_reason: str | None
+    usage: Usage | None
+    request_id: str | None = None
+    malformed_events: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+StreamItem = Delta | Finished
+
+
+def outcome_of(finish_reason: str | None) -> Outcome:
+    """Return what the vendor's finish_reason means for the reader: the whole answer, or a cut one."""
+    return (
+        "truncated"
+        if finish_reason is not None and finish_reason.lower() in _TRUNCATED_REASONS
+        else "complete"
+    )
+
+
+def storable(text: str) -> str:
+    """Return text as PostgreSQL and UTF-8 can hold it: NUL and lone surrogates become U+FFFD."""
+    if "\0" in text:
+        text = text.replace("\0", "�")
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Joins a pair that stands as two surrogates, and replaces those that stand alone.
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
