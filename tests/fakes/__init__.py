@@ -1,0 +1,1 @@
+"""Stand-ins for machines we do not own, as real processes."""
