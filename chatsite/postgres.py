@@ -8,6 +8,7 @@ Files in the var directory:
   postgres.lock    held exclusively while somebody starts or stops the server
   postgres.alive   a shared lock inherited by every process of the server: free means that none is left
   postgres.users   a shared lock of every process that uses the server: free means that nobody needs it
+  postgres.wish    "keep" after an explicit start, "stopped" after an explicit stop; else it runs while it is used
   postgres.log     what the server says
   postgres/        data and socket; elsewhere when a root's server account could not reach it (see `place`)
 """
@@ -218,7 +219,7 @@ def status(var_dir: Path) -> Status:
         try:
             with _locked(at, wait=False):  # asking for a lock takes it for a moment, which others must not see
                 in_use = _is_held(at.var_dir / "postgres.users")
-                if answer is not None or _is_held(at.var_dir / "postgres.alive"):
+                if answer is not None or _is_there(at):
                     state = "busy" if answer in (None, "mute", "57P03") else "running"
         except BlockingIOError:
             state, in_use = "busy", True
@@ -247,6 +248,12 @@ def _is_held(path: Path) -> bool:
     return False
 
 
+def _is_there(at: Place) -> bool:
+    """Return whether any process of the server is left. Ask only under `_locked`."""
+    # The second half is for a postmaster that somebody restarted by hand (pg_ctl), without our lock.
+    return _is_held(at.var_dir / "postgres.alive") or _postmaster_pid(at) is not None
+
+
 # Sharing it
 
 
@@ -268,7 +275,7 @@ class Hold:
         with _locked(self._at):
             os.close(self._handle)
             self._handle = None
-            if _is_held(self._at.var_dir / "postgres.users"):
+            if _is_held(self._at.var_dir / "postgres.users") or _wish(self._at) == "keep":
                 return False
             return _stop(self._at)
 
@@ -294,15 +301,52 @@ def hold(var_dir: Path) -> Hold:
         return Hold(at, handle)
 
 
+def keep(var_dir: Path) -> None:
+    """Start the server when needed, to stay until `stop`, also when nobody uses it."""
+    at = place(var_dir)
+    with _locked(at):
+        _start(at)
+        _write_wish(at, "keep")
+
+
+def revive(var_dir: Path) -> bool:
+    """Return whether the server had died and was started again; one that was stopped on purpose is left alone.
+
+    Cheap enough to be asked every second by a process that holds the server.
+    """
+    at = place(var_dir)
+    try:
+        with _locked(at, wait=False):
+            if _wish(at) == "stopped" or _is_there(at):
+                return False
+            _start(at)
+            return True
+    except BlockingIOError:
+        return False
+
+
 def stop(var_dir: Path, *, only_when_unused: bool = False) -> bool:
-    """Return whether a server ran and is now stopped; with `only_when_unused` one in use is left alone."""
+    """Return whether a server ran and is now stopped; `only_when_unused` leaves one that is held or kept alone."""
     at = place(var_dir)
     if not at.var_dir.exists():
         return False
     with _locked(at):
-        if only_when_unused and _is_held(at.var_dir / "postgres.users"):
-            return False
+        if only_when_unused:
+            return not _is_held(at.var_dir / "postgres.users") and _wish(at) != "keep" and _stop(at)
+        _write_wish(at, "stopped")
         return _stop(at)
+
+
+def _wish(at: Place) -> str:
+    try:
+        return (at.var_dir / "postgres.wish").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _write_wish(at: Place, wish: str) -> None:
+    with os.fdopen(_open_file(at, "postgres.wish", os.O_TRUNC), "w") as file:
+        file.write(wish)
 
 
 def _open_file(at: Place, name: str, flags: int = 0) -> int:
@@ -358,7 +402,7 @@ def _start(at: Place) -> None:
             raise PostgresFailed(f"The embedded PostgreSQL does not let us in ({answer}).{_log_tail(at)}")
         if answer is not None:
             deaf_since = None
-        elif not _is_held(at.var_dir / "postgres.alive"):
+        elif not _is_there(at):
             if launched:
                 raise PostgresFailed(f"The embedded PostgreSQL ended while starting.{_log_tail(at)}")
             _launch(at)
@@ -374,6 +418,7 @@ def _start(at: Place) -> None:
 
 def _launch(at: Place) -> None:
     """Start a postmaster detached from us: its own session, nobody's child, our lock in its hands."""
+    (at.var_dir / "postgres.wish").unlink(missing_ok=True)
     _make_home(at)
     _remove_stale_files(at)
     programs = _programs(at)
@@ -425,7 +470,8 @@ def _as_server(at: Place) -> dict[str, Any]:
 def _make_home(at: Place) -> None:
     """Create the private directories of data and socket, and refuse a socket directory that is not ours."""
     if at.home.parent == ROOT_HOME:
-        ROOT_HOME.mkdir(mode=0o755, exist_ok=True)
+        ROOT_HOME.mkdir(exist_ok=True)
+        ROOT_HOME.chmod(0o755)
         (at.var_dir / "postgres.location").write_text(f"{at.home}\n")
     for directory in {at.home, at.socket_dir}:
         with suppress(FileExistsError):
@@ -460,6 +506,7 @@ def _initialise(at: Place, programs: Path) -> None:
     settings = [word for name, value in INITIAL_SETTINGS.items() for word in ("-c", f"{name}={value}")]
     made = subprocess.run(
         [
+            *_with_a_name(at),
             str(programs / "initdb"),
             *("--pgdata", str(fresh), "--username", SUPERUSER, "--auth", "reject", "--encoding", "UTF8"),
             *("--locale-provider", "builtin", "--locale", "C.UTF-8", *settings),
@@ -474,13 +521,26 @@ def _initialise(at: Place, programs: Path) -> None:
     )
     if made.returncode != 0:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise PostgresFailed(f"initdb failed ({made.returncode}):\n{made.stdout[-2000:]}")
+        raise PostgresFailed(
+            f"initdb failed ({made.returncode}); DATABASE_URL can name another server.\n{made.stdout[-2000:]}"
+        )
     fresh.rename(at.data)
     directory = os.open(at.home, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _with_a_name(at: Place) -> list[str]:
+    """Return the command that lends initdb a user name: it refuses a user id without one (as containers have)."""
+    try:
+        pwd.getpwuid(at.uid)
+    except KeyError:
+        lent = [str(entry.pw_uid) for entry in _service_accounts()]
+        if lent and shutil.which("unshare"):
+            return ["unshare", "--user", f"--map-user={lent[-1]}"]
+    return []
 
 
 def _write_access_files(at: Place) -> None:
@@ -537,12 +597,11 @@ def _programs(at: Place) -> Path:
 
 def _stop(at: Place) -> bool:
     """Stop the server, fast and clean, else at once. The caller holds the lock."""
-    alive = at.var_dir / "postgres.alive"
-    if not _is_held(alive):
+    if not _is_there(at):
         return False
     began = time.monotonic()
     asked: list[signal.Signals] = []
-    while _is_held(alive):
+    while _is_there(at):
         waited = time.monotonic() - began
         wish = signal.SIGINT if waited < STOP_SECONDS else signal.SIGQUIT
         pid = _postmaster_pid(at)
