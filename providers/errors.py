@@ -67,9 +67,7 @@ class ProviderError(Exception):
     def __str__(self) -> str:
         """Return the code and the facts that are safe to log."""
         facts = {"status": self.http_status, "vendor": self.vendor_code, "request": self.provider_request_id}
-        return " ".join(
-            [self.code, *(f"{name}={value}" for name, value in facts.items() if value is not None)]
-        )
+        return " ".join([self.code, *(f"{name}={value}" for name, value in facts.items() if value is not None)])
 
     def __repr__(self) -> str:
         """Return the class and what str() says."""

@@ -98,11 +98,7 @@ StreamItem = Delta | Finished
 
 def outcome_of(finish_reason: str | None) -> Outcome:
     """Return what the vendor's finish_reason means for the reader: the whole answer, or a cut one."""
-    return (
-        "truncated"
-        if finish_reason is not None and finish_reason.lower() in _TRUNCATED_REASONS
-        else "complete"
-    )
+    return "truncated" if finish_reason is not None and finish_reason.lower() in _TRUNCATED_REASONS else "complete"
 
 
 def storable(text: str) -> str:

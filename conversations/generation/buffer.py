@@ -81,6 +81,7 @@ class ReplyBuffer:
         "created_at",
         "ending",
         "first_commit_at",
+        "is_loaded",
         "is_lost",
         "message_id",
         "on_fresh",
@@ -96,6 +97,8 @@ class ReplyBuffer:
         self.content = Stretches()
         self.reasoning = Stretches()
         self.ending: Ending | None = None
+        self.is_loaded = True
+        """False for a mirror that has not yet seen the owner's log: only then may a position be ahead of it."""
         self.is_lost = False
         """This process can no longer follow the reply: subscribers leave without a word, and resume."""
         self.first_commit_at = 0.0
@@ -213,6 +216,11 @@ class ReplyBuffer:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         return waiter
+
+    async def loaded(self) -> None:
+        """Return when positions can be judged: at once, but for a mirror before its first look."""
+        while not self.is_loaded and not self.is_lost and self.ending is None:
+            await self.changed()
 
     async def wait_ended(self) -> Ending | None:
         """Return how the reply ended, when it has; None if this process lost it."""

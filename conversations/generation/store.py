@@ -271,9 +271,7 @@ class Store:
         assert row is not None
         return bool(row[0]), row[1]
 
-    async def fold(
-        self, *, worker: int, parts: Sequence[tuple[int, int, str, int, str]], purge: int
-    ) -> None:
+    async def fold(self, *, worker: int, parts: Sequence[tuple[int, int, str, int, str]], purge: int) -> None:
         """Write the stretches into ReplyChunk and forget log rows up to `purge`, in one transaction."""
         columns: list[list[Any]] = [list(column) for column in zip(*parts, strict=True)] if parts else [[]] * 5
         ids, content_offsets, contents, reasoning_offsets, reasonings = columns
@@ -328,9 +326,7 @@ class Store:
             )
             return int(cast(TupleRow, await cursor.fetchone())[0])
 
-    async def heartbeat(
-        self, *, worker: int, live: int, revision: int, draining: bool, lease: float
-    ) -> Pulse:
+    async def heartbeat(self, *, worker: int, live: int, revision: int, draining: bool, lease: float) -> Pulse:
         """Renew the lease by the database's clock and return the state of the house."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(

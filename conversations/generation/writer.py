@@ -139,9 +139,7 @@ class Writer:
         while True:
             try:
                 if payload:
-                    return await self._store.append(
-                        worker=self._worker, sequence=self._sequence, payload=payload
-                    )
+                    return await self._store.append(worker=self._worker, sequence=self._sequence, payload=payload)
                 return await self._store.stops(worker=self._worker)
             except DatabaseAway as error:
                 metrics.DATABASE_AWAY.inc()

@@ -128,9 +128,7 @@ def stand_in_text(question: str) -> str:
 class ScriptedProvider:
     """A ChatProvider that needs no network."""
 
-    def __init__(
-        self, script: Sequence[Mapping[str, Any]] | None = None, *, step_seconds: float = 0.03
-    ) -> None:
+    def __init__(self, script: Sequence[Mapping[str, Any]] | None = None, *, step_seconds: float = 0.03) -> None:
         self._script = tuple(script) if script else None
         self._step_seconds = step_seconds
 

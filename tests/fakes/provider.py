@@ -300,9 +300,7 @@ class Exchange:
     async def fail(self, status: int, *, code: str = "fake_error") -> None:
         """Write an HTTP error as vendors do."""
         message = f"Fake failure {status}: 密钥或请求有误"
-        body = json.dumps(
-            {"error": {"message": message, "type": "fake", "param": None, "code": code}}
-        ).encode()
+        body = json.dumps({"error": {"message": message, "type": "fake", "param": None, "code": code}}).encode()
         extra = [f"Retry-After: {self.words['retry_after']}"] if "retry_after" in self.words else []
         if status == 429 and not extra:
             extra = ["Retry-After: 1"]
@@ -538,16 +536,12 @@ class Exchange:
         text = expected_text(int(self.number("seed", 1)), n)
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 10, "completion_tokens": n, "total_tokens": n + 10}
-        body = json.dumps(
-            {"object": "chat.completion", "choices": [choice], "usage": usage}, ensure_ascii=False
-        )
+        body = json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage}, ensure_ascii=False)
         await self.whole(200, "application/json", body.encode())
         return True
 
     async def do_jsonerror(self, n: int, after: int) -> bool:
-        await self.whole(
-            200, "application/json", b'{"error":{"message":"quota","code":"insufficient_quota"}}'
-        )
+        await self.whole(200, "application/json", b'{"error":{"message":"quota","code":"insufficient_quota"}}')
         return True
 
     async def do_reasoning(self, n: int, after: int) -> bool:

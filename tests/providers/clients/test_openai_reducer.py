@@ -42,8 +42,7 @@ def reduce(case: dict[str, Any], pieces: list[bytes]) -> dict[str, Any]:
         "text": text,
         "reasoning": reasoning,
         "tool_calls": [
-            {"index": c.index, "id": c.id, "name": c.name, "arguments": c.arguments}
-            for c in reducer.tool_calls
+            {"index": c.index, "id": c.id, "name": c.name, "arguments": c.arguments} for c in reducer.tool_calls
         ],
         "finish_reason": reducer.finish_reason,
         "usage": reducer.usage,

@@ -1,0 +1,143 @@
+"""The outermost ASGI layer: request ids, one place that reads bodies, the access log, and the last resort.
+
+DRF takes a chunked JSON body for an empty one, and Django buffers without asking; here every body is read
+once, up to the limit, and handed on whole with its length.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from django.conf import settings
+
+from conversations.api.errors import problem_response_parts
+from conversations.errors import ChatError
+
+log = logging.getLogger("chat.requests")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
+
+
+class Edge:
+    """Wraps the whole application. Only HTTP passes through it changed."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        began = time.monotonic()
+        request_id = _request_id(scope["headers"])
+        status = 0
+
+        def send_with_id(message: Message) -> Awaitable[None]:
+            # No coroutine of its own: this stands in the path of every token.
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [pair for pair in message.get("headers", []) if pair[0].lower() != b"x-request-id"]
+                message = {**message, "headers": [*headers, (b"x-request-id", request_id.encode())]}
+            return send(message)
+
+        headers = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+        headers.append((b"x-request-id", request_id.encode()))
+        try:
+            body = await _read_body(receive, _limit(scope["path"]))
+            headers = [pair for pair in headers if pair[0] not in {b"content-length", b"transfer-encoding"}]
+            if body or scope["method"] not in {"GET", "HEAD"}:
+                headers.append((b"content-length", str(len(body)).encode()))
+            inner = {**scope, "headers": headers, "chat.request_id": request_id, "chat.body": body}
+            await self._application(inner, _replay(body, receive), send_with_id)
+        except _HungUp:
+            status = 499
+        except ChatError as error:
+            status = error.status
+            await send_problem({**scope, "headers": headers}, send_with_id, error)
+        except Exception as error:
+            log.exception("request_failed", extra={"request": request_id, "path": scope["path"]}, exc_info=error)
+            if status:
+                raise
+            status = 500
+            await send_problem({**scope, "headers": headers}, send_with_id, ChatError("internal"))
+        finally:
+            log.info(
+                "request",
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "seconds": round(time.monotonic() - began, 4),
+                },
+            )
+
+
+class _HungUp(Exception):  # noqa: N818
+    """The client went away before its body was whole."""
+
+
+def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.match(text := value.decode("latin-1")):
+            return text
+    return uuid.uuid4().hex
+
+
+def _limit(path: str) -> int:
+    """Return how many bytes a body may have; the admin takes files, its own settings bound them."""
+    return settings.REQUEST_BODY_MAX_BYTES if not path.startswith("/admin/") else 32 * 1024 * 1024
+
+
+async def _read_body(receive: Receive, most: int) -> bytes:
+    """Return the whole body.
+
+    Raises: ChatError body_too_large as soon as that is known; the rest is not read.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _HungUp
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            raise ChatError("body_too_large")
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a receive that gives the body once, then what really comes."""
+    is_given = False
+
+    async def replay() -> Message:
+        nonlocal is_given
+        if not is_given:
+            is_given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replay
+
+
+async def send_problem(scope: Scope, send: Send, error: ChatError) -> None:
+    """Answer with the problem document of an error."""
+    status, headers, body = problem_response_parts(error, scope["headers"])
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

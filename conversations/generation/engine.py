@@ -1,0 +1,730 @@
+"""The engine of this process: accepts replies, runs them detached from any request, seals them, lets them be read.
+
+A reply's task belongs to the engine, never to the request that began it. Who wants to read asks `attach`
+for its buffer, on whichever worker; who wants to end it asks `stop`. The life of a reply is told in
+docs/streaming.md, and the rules that make it safe in `store.py` and `writer.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psycopg
+from django.conf import settings
+from django.db import Error as DjangoDatabaseError
+from django.utils import timezone
+
+from conversations import db
+from conversations.context.prompt import estimate_tokens
+from conversations.errors import Conflict, NotFound, Unavailable
+from conversations.generation import metrics, sweeper
+from conversations.generation.actions import OwnerGone, Started
+from conversations.generation.buffer import Ending, ReplyBuffer
+from conversations.generation.store import DatabaseAway, Store
+from conversations.generation.watch import OwnerTail, ending_of, fill
+from conversations.generation.writer import Writer
+from conversations.models.conversations import PREVIEW_CHARS
+from providers import pool as pools
+from providers import registry
+from providers.errors import ProviderError
+from providers.registry import EndpointConfig
+from providers.types import ChatRequest, Delta, Finished, outcome_of
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 8.0
+HEARTBEAT_SECONDS = 1.0
+HOUSEKEEPING_SECONDS = 60.0
+PROGRESS_SECONDS = 10.0
+WAITING_MAX_CHARS = 64 * 1024
+"""Upstream is not read while this much (at most 256 KiB) waits for the log: see DESIGN 5.4."""
+SEAL_RETRY_SECONDS = 0.3
+
+Interruption = Literal["stop", "drain", "database", "fenced"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one endpoint, with its times on this process's monotonic clock; 0 means not yet."""
+
+    number: int
+    endpoint: EndpointConfig | None = None
+    called: float = 0.0
+    first_token: float = 0.0
+    last_token: float = 0.0
+    closed: float = 0.0
+    finished: Finished | None = None
+    error: ProviderError | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """A reply under way in this process."""
+
+    started: Started
+    buffer: ReplyBuffer
+    accepted: float
+    attempt: Attempt
+    task: asyncio.Task[None] | None = None
+    interruption: Interruption | None = None
+    chars: int = 0
+    is_sealing: bool = False
+    logged: float = field(default_factory=time.monotonic)
+
+    def trace(self) -> dict[str, Any]:
+        """Return what every log line about this reply says."""
+        return {"reply": self.started.reply_id, "site": self.started.site_id, "chat": self.started.chat_id}
+
+
+class Engine:
+    """One per process and event loop; `engine()` gives the running loop's."""
+
+    def __init__(self, *, store: Store | None = None) -> None:
+        self.store = store or Store()
+        self.worker_id = 0
+        self.is_draining = False
+        self._pool = pools.Pool()
+        self._runs: dict[int, Run] = {}
+        self._tails: dict[int, OwnerTail] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._incarnation_tasks: list[asyncio.Task[Any]] = []
+        self._writer: Writer | None = None
+        self._ready = asyncio.Event()
+        self._healthy_since = 0.0
+        self._start_task: asyncio.Task[None] | None = None
+        self._drain_task: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    # --- living and dying ---
+
+    async def ready(self) -> int:
+        """Return this incarnation's id, for a new reply to belong to; starts the engine at the first call.
+
+        Raises: Unavailable when it cannot start within a few seconds, or is draining.
+        """
+        if self.is_draining:
+            raise Unavailable(retry_after_seconds=2)
+        await self.started()
+        return self.worker_id
+
+    async def started(self) -> None:
+        """Return when the engine runs; also while it drains, for those who only read.
+
+        Raises: Unavailable.
+        """
+        if self._ready.is_set():
+            return
+        if self._is_closed:
+            raise Unavailable(retry_after_seconds=2)
+        if self._start_task is None:
+            self._start_task = self._spawn(self._start())
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._ready.wait()
+        except TimeoutError as error:
+            raise Unavailable(retry_after_seconds=2) from error
+
+    async def _start(self) -> None:
+        await self.store.open()
+        await self._incarnate()
+        self._spawn(self._beat())
+        self._spawn(self._keep_house())
+
+    async def _incarnate(self) -> None:
+        """Become a new worker: register, and let writer, folds and listener work in its name."""
+        while True:
+            try:
+                self.worker_id = await self.store.register(host=socket.gethostname(), pid=os.getpid())
+                break
+            except (psycopg.Error, *DatabaseAway) as error:
+                log.warning("register_failed", extra={"error": type(error).__name__})
+                await asyncio.sleep(0.5)
+        self._writer = Writer(
+            self.store,
+            worker=self.worker_id,
+            tick_seconds=settings.ENGINE_TICK_MS / 1000,
+            fold_seconds=settings.ENGINE_FOLD_SECONDS,
+            on_stop=lambda message_id: self._interrupt(message_id, "stop"),
+            on_fenced=self._fenced,
+        )
+        self._incarnation_tasks = [
+            self._spawn(self._writer.run()),
+            self._spawn(self._writer.run_folds()),
+            self._spawn(self._listen(self.worker_id)),
+        ]
+        await self._refresh_registry(None)
+        self._healthy_since = time.monotonic()
+        self._ready.set()
+        log.info("worker_started", extra={"worker": self.worker_id, "pid": os.getpid()})
+
+    def _fenced(self) -> None:
+        """Somebody declared us dead: drop all upstreams, say nothing, and begin again under a new id."""
+        if not self._ready.is_set():
+            return
+        metrics.FENCED.inc()
+        log.error("worker_fenced", extra={"worker": self.worker_id, "replies": len(self._runs)})
+        self._ready.clear()
+        for run in list(self._runs.values()):
+            run.buffer.lose()
+            self._interrupt(run.started.reply_id, "fenced")
+            self._forget(run)
+        old, self._incarnation_tasks = self._incarnation_tasks, []
+        for task in old:
+            if task is not asyncio.current_task():
+                task.cancel()
+        if not self._is_closed:
+            self._spawn(self._incarnate())
+
+    async def _beat(self) -> None:
+        """Renew the lease every second, sweep those who did not, and follow the registry."""
+        while True:
+            began = time.monotonic()
+            if self._ready.is_set():
+                await self._pulse()
+                self._watch_clocks()
+            metrics.LIVE_REPLIES.set(len(self._runs))
+            await asyncio.sleep(max(0.05, HEARTBEAT_SECONDS - (time.monotonic() - began)))
+
+    async def _pulse(self) -> None:
+        worker = self.worker_id
+        try:
+            async with asyncio.timeout(5):
+                pulse = await self.store.heartbeat(
+                    worker=worker,
+                    live=len(self._runs),
+                    revision=registry.current().revision,
+                    draining=self.is_draining,
+                    lease=settings.LEASE_SECONDS,
+                )
+        except (psycopg.Error, *DatabaseAway) as error:
+            self._healthy_since = 0.0
+            log.warning("heartbeat_failed", extra={"worker": worker, "error": type(error).__name__})
+            return
+        if not self._healthy_since:
+            self._healthy_since = time.monotonic()
+        if not pulse.is_alive:
+            if worker == self.worker_id:
+                self._fenced()
+            return
+        if pulse.registry_revision != registry.current().revision:
+            await self._refresh_registry(pulse.registry_revision)
+        if self.may_judge:
+            for stale in pulse.stale_workers:
+                self._spawn(self._sweep(stale))
+            if pulse.has_orphans:
+                self._spawn(self._in_unit(sweeper.sweep_orphans, lease_seconds=settings.LEASE_SECONDS))
+
+    def _watch_clocks(self) -> None:
+        """End upstreams when the database has been away for too long, and tell how far the others are."""
+        assert self._writer is not None
+        if self._writer.stalled_seconds > settings.ENGINE_DATABASE_GRACE_SECONDS:
+            for message_id in list(self._runs):
+                self._interrupt(message_id, "database")
+        now = time.monotonic()
+        for run in self._runs.values():
+            if now - run.logged >= PROGRESS_SECONDS:
+                run.logged = now
+                log.info(
+                    "reply_progress",
+                    extra={**run.trace(), "chars": run.chars, "seconds": round(now - run.accepted, 3)},
+                )
+
+    @property
+    def may_judge(self) -> bool:
+        """Whether we may call others dead: only after we ourselves had the database for a whole lease.
+
+        After an outage everybody's sign of life is old, and nobody has died.
+        """
+        return bool(self._healthy_since) and time.monotonic() - self._healthy_since >= settings.LEASE_SECONDS
+
+    async def _sweep(self, worker_id: int) -> None:
+        await self._in_unit(sweeper.sweep_worker, worker_id, lease_seconds=settings.LEASE_SECONDS)
+
+    async def sweep_if_due(self, worker_id: int) -> None:
+        """Sweep a worker that a reader found gone, when it is ours to say so."""
+        if self.may_judge:
+            await self._sweep(worker_id)
+
+    async def _in_unit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run housekeeping in a unit; the database being away is no news here, it will be tried again."""
+        try:
+            return await db.unit(function, *args, **kwargs)
+        except (DjangoDatabaseError, *DatabaseAway) as error:
+            log.warning("unit_failed", extra={"unit": function.__name__, "error": type(error).__name__})
+            return None
+
+    async def _refresh_registry(self, revision: int | None) -> None:
+        await self._in_unit(registry.refresh_if, revision)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            if self._ready.is_set():
+                await self._in_unit(sweeper.seal_abandoned, self.worker_id, list(self._runs))
+                await self._in_unit(sweeper.keep_house)
+
+    async def _listen(self, worker: int) -> None:
+        """Hear requests to stop at once; without LISTEN the writer's own question finds them."""
+        if not settings.DB_LISTEN:
+            return
+        while True:
+            try:
+                async with aclosing(self.store.listen(worker)) as stops:
+                    async for message_id in stops:
+                        self._interrupt(message_id, "stop")
+            except (psycopg.Error, *DatabaseAway) as error:
+                log.warning("listen_failed", extra={"worker": worker, "error": type(error).__name__})
+            await asyncio.sleep(1)
+
+    def drain(self) -> asyncio.Task[None]:
+        """Begin to end: accept nothing new, give replies DRAIN_SECONDS, then seal the rest as interrupted.
+
+        Returns the task that is done when no reply is left; the same one when called again.
+        """
+        if self._drain_task is None:
+            self.is_draining = True
+            log.info("drain_started", extra={"worker": self.worker_id, "replies": len(self._runs)})
+            self._drain_task = self._spawn(self._drain())
+        return self._drain_task
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + settings.DRAIN_SECONDS
+        while self._runs and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for message_id in list(self._runs):
+            self._interrupt(message_id, "drain")
+        while self._runs:
+            await asyncio.sleep(0.02)
+        log.info("drain_finished", extra={"worker": self.worker_id})
+
+    async def close(self) -> None:
+        """Drain, retire, and let go of everything."""
+        if self._is_closed:
+            return
+        if self._start_task is not None:
+            await self.drain()
+        self._is_closed = True
+        for task in list(self._tasks):
+            if task is not asyncio.current_task():
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._ready.is_set():
+            try:
+                async with asyncio.timeout(2):
+                    await self.store.retire(self.worker_id)
+            except (psycopg.Error, *DatabaseAway) as error:
+                log.warning("retire_failed", extra={"error": type(error).__name__})
+        await self.store.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Return a task of the engine's own: strongly held, and with a context of its own.
+
+        A request's context would keep its database connection for as long as the task lives (DESIGN 6).
+        """
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("engine_task_failed", exc_info=error, extra={"task": task.get_coro().__qualname__})  # type: ignore[union-attr]
+
+    # --- accepting ---
+
+    async def accept(self, begin: Callable[..., Started], *args: Any, **kwargs: Any) -> Started:
+        """Run one of the actions that begin a reply, and launch what it began.
+
+        The work is shielded: a client that hangs up in the middle leaves no reply without a task.
+        """
+        return await asyncio.shield(self._spawn(self._accept(begin, args, kwargs)))
+
+    async def _accept(self, begin: Callable[..., Started], args: Any, kwargs: Any) -> Started:
+        for _ in range(20):
+            worker = await self.ready()
+            try:
+                started = await db.unit(
+                    begin, *args, worker_id=worker, lease_seconds=settings.LEASE_SECONDS, **kwargs
+                )
+            except OwnerGone as gone:
+                # The lease of the reply's owner has run out, or ours has: settle that, then ask again.
+                if gone.worker_id == self.worker_id:
+                    self._fenced()
+                else:
+                    await self.sweep_if_due(gone.worker_id)
+                await asyncio.sleep(0 if self.may_judge else 0.5)
+                continue
+            if started.is_new:
+                self._launch(started, worker)
+            return started
+        raise Unavailable(retry_after_seconds=5)
+
+    def _launch(self, started: Started, worker: int) -> None:
+        if worker != self.worker_id or self._writer is None:
+            return  # Fenced since: the sweeper seals it.
+        buffer = ReplyBuffer(started.reply_id, site_id=started.site_id, created_at=local_iso(started.created_at))
+        run = Run(started, buffer, time.monotonic(), Attempt(1))
+        self._runs[started.reply_id] = run
+        self._writer.follow(buffer)
+        metrics.REPLIES_STARTED.inc()
+        log.info("reply_accepted", extra={**run.trace(), "worker": worker})
+        run.task = self._spawn(self._run(run))
+
+    # --- running ---
+
+    async def _run(self, run: Run) -> None:
+        """Generate, then seal. Cancelling this task is how a reply is stopped from outside."""
+        try:
+            ending = await self._generate(run)
+        except asyncio.CancelledError:
+            if run.interruption is None or run.interruption == "fenced":
+                raise
+            ending = _interrupted(run.interruption)
+        except Exception as error:
+            # A defect of ours must not leave a reply running for ever; it is told as what it is.
+            log.exception("reply_crashed", extra=run.trace(), exc_info=error)
+            ending = Ending("failed", error_code="internal")
+        run.is_sealing = True
+        await self._seal(run, ending)
+
+    async def _generate(self, run: Run) -> Ending:
+        """Ask one endpoint after the other until one has said something; return how it ended."""
+        request = ChatRequest(messages=run.started.prompt)
+        failure: ProviderError | None = None
+        for endpoint in self._pool.attempts(registry.current()):
+            if failure is not None:
+                await self._next_attempt(run, failure)
+            run.attempt.endpoint = endpoint
+            try:
+                ending = await self._ask(run, endpoint, request)
+            except ProviderError as error:
+                self._pool.report(endpoint, error)
+                run.attempt.error = failure = error
+                self._log_end_of_attempt(run, error)
+                if run.chars or not _is_worth_another(error):
+                    break
+                continue
+            self._pool.report(endpoint, None)
+            return ending
+        return Ending("failed", error_code="no_model" if failure is None else failure.public_code)
+
+    async def _ask(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> Ending:
+        attempt, buffer, writer = run.attempt, run.buffer, self._writer
+        assert writer is not None
+        most_chars = settings.REPLY_MAX_CHARS
+        attempt.called = time.monotonic()
+        log.info(
+            "provider_called",
+            extra={
+                **run.trace(),
+                "endpoint": endpoint.name,
+                "attempt": attempt.number,
+                "prompt_messages": len(request.messages),
+                "prompt_chars": request.prompt_chars,
+            },
+        )
+        try:
+            async with aclosing(self._pool.provider_for(endpoint).stream(request)) as stream:
+                async for item in stream:
+                    if isinstance(item, Delta):
+                        attempt.last_token = time.monotonic()
+                        if not attempt.first_token:
+                            self._first_token(run)
+                        text, reasoning = item.text, item.reasoning
+                        left = most_chars - run.chars
+                        run.chars += len(text) + len(reasoning)
+                        if run.chars > most_chars:
+                            reasoning = reasoning[:left]
+                            buffer.add(text[: left - len(reasoning)], reasoning)
+                            return Ending("failed", error_code="reply_too_long")
+                        buffer.add(text, reasoning)
+                        if buffer.waiting_chars > WAITING_MAX_CHARS:
+                            await writer.room(buffer, WAITING_MAX_CHARS // 2)
+                    else:
+                        attempt.finished = item
+        finally:
+            attempt.closed = time.monotonic()
+        finished = attempt.finished
+        reason = None if finished is None else finished.finish_reason
+        usage = None if finished is None or finished.usage is None else finished.usage
+        return Ending(
+            outcome_of(reason),
+            finish_reason=reason,
+            usage=None
+            if usage is None
+            else {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens},
+        )
+
+    def _first_token(self, run: Run) -> None:
+        run.attempt.first_token = run.attempt.last_token
+        seconds = run.attempt.first_token - run.accepted
+        metrics.FIRST_TOKEN_SECONDS.observe(seconds)
+        log.info("reply_first_token", extra={**run.trace(), "seconds": round(seconds, 4)})
+
+    async def _next_attempt(self, run: Run, error: ProviderError) -> None:
+        """Close the ledger row of the attempt that failed before its first token, and open the next."""
+        metrics.FAILOVERS.inc()
+        values = {
+            **self._ledger_values(run),
+            "message": run.started.reply_id,
+            "error_code": error.code,
+            "request_id": error.provider_request_id or "",
+        }
+        try:
+            await self.store.next_attempt(run.started.site_id, values)
+        except (psycopg.Error, *DatabaseAway) as failure:
+            log.warning("ledger_failed", extra={**run.trace(), "error": type(failure).__name__})
+        run.attempt = Attempt(run.attempt.number + 1)
+
+    def _log_end_of_attempt(self, run: Run, error: ProviderError) -> None:
+        log.warning(
+            "provider_failed",
+            extra={
+                **run.trace(),
+                "endpoint": run.attempt.endpoint.name if run.attempt.endpoint else "",
+                "attempt": run.attempt.number,
+                "code": error.code,
+                "detail": str(error),
+                "chars": run.chars,
+                "seconds": round(time.monotonic() - run.attempt.called, 3),
+            },
+        )
+
+    # --- sealing ---
+
+    async def _seal(self, run: Run, ending: Ending) -> None:
+        """Store the end, for as long as it takes; only then let it be read.
+
+        The first sealer wins. If we are told that the row is no longer running, then either an earlier try
+        of ours was committed though its answer was lost, or another worker sealed it: both are in the row.
+        """
+        values = self._seal_values(run, ending)
+        while True:
+            try:
+                async with asyncio.timeout(10):
+                    is_alive, is_sealed = await self.store.seal(run.started.site_id, values)
+                    stored = None if is_sealed else await self.store.read_reply(run.started.reply_id)
+                break
+            except DatabaseAway as error:
+                log.warning("seal_failed", extra={**run.trace(), "error": type(error).__name__})
+                await asyncio.sleep(SEAL_RETRY_SECONDS)
+            except psycopg.Error as error:
+                # It can never be sealed like this; a sweep stores what the log has.
+                log.error("seal_refused", extra={**run.trace(), "error": type(error).__name__})
+                is_alive, is_sealed, stored = False, False, None
+                break
+        self._forget(run)
+        if is_sealed:
+            run.buffer.end(ending)
+        elif stored is not None and stored.status != "streaming":
+            fill(run.buffer, stored)
+        else:
+            run.buffer.lose()
+        if not is_alive:
+            self._fenced()
+        self._log_end(run, ending, values)
+
+    def _forget(self, run: Run) -> None:
+        self._runs.pop(run.started.reply_id, None)
+        if self._writer is not None:
+            self._writer.leave(run.buffer)
+
+    def _ledger_values(self, run: Run) -> dict[str, Any]:
+        attempt, now = run.attempt, time.monotonic()
+
+        def ago(moment: float) -> float | None:
+            return now - moment if moment else None
+
+        return {
+            "worker": self.worker_id,
+            "attempt": attempt.number,
+            "endpoint": attempt.endpoint.id if attempt.endpoint else None,
+            "endpoint_name": attempt.endpoint.name if attempt.endpoint else "",
+            "model": attempt.endpoint.model if attempt.endpoint else "",
+            "prompt_messages": len(run.started.prompt),
+            "prompt_chars": sum(len(message.content) for message in run.started.prompt),
+            "called_ago": ago(attempt.called),
+            "first_token_ago": ago(attempt.first_token),
+            "last_token_ago": ago(attempt.last_token),
+            "closed_ago": ago(attempt.closed),
+        }
+
+    def _seal_values(self, run: Run, ending: Ending) -> dict[str, Any]:
+        content, reasoning = run.buffer.final_text()
+        finished, error = run.attempt.finished, run.attempt.error
+        usage = finished.usage if finished else None
+        request_id = finished.request_id if finished else error.provider_request_id if error else None
+        attempt_status = {"truncated": "complete"}.get(ending.status, ending.status)
+        return {
+            **self._ledger_values(run),
+            "message": run.started.reply_id,
+            "content": content,
+            "reasoning": reasoning,
+            "status": ending.status,
+            "finish_reason": ending.finish_reason[:64] if ending.finish_reason else None,
+            "error_code": ending.error_code,
+            "usage": ending.usage,
+            "preview": content[:PREVIEW_CHARS],
+            "attempt_status": attempt_status,
+            "request_id": (request_id or "")[:200],
+            "input_tokens": usage.input_tokens if usage else self._estimated_input(run),
+            "output_tokens": usage.output_tokens
+            if usage
+            else estimate_tokens(content) + estimate_tokens(reasoning),
+            "tokens_source": "provider" if usage and not usage.is_estimated else "estimated",
+        }
+
+    @staticmethod
+    def _estimated_input(run: Run) -> int:
+        if not run.attempt.called:
+            return 0
+        return sum(estimate_tokens(message.content) for message in run.started.prompt)
+
+    def _log_end(self, run: Run, ending: Ending, values: dict[str, Any]) -> None:
+        metrics.REPLIES_ENDED.labels(ending.status, ending.error_code).inc()
+        metrics.CHARS.inc(len(values["content"]))
+        seconds = time.monotonic() - run.accepted
+        metrics.REPLY_SECONDS.observe(seconds)
+        log.info(
+            "reply_ended",
+            extra={
+                **run.trace(),
+                "status": ending.status,
+                "code": ending.error_code,
+                "finish_reason": ending.finish_reason,
+                "attempts": run.attempt.number,
+                "chars": len(values["content"]),
+                "input_tokens": values["input_tokens"],
+                "output_tokens": values["output_tokens"],
+                "tokens_source": values["tokens_source"],
+                "seconds": round(seconds, 3),
+            },
+        )
+
+    # --- stopping ---
+
+    def _interrupt(self, message_id: int, why: Interruption) -> None:
+        """End a reply from outside: its task closes upstream first, then seals."""
+        run = self._runs.get(message_id)
+        if run is None or run.is_sealing or run.interruption is not None or run.task is None:
+            return
+        run.interruption = why
+        run.task.cancel()
+
+    async def stop(self, started: Started) -> None:
+        """End a reply, whichever worker runs it, and return when it is sealed.
+
+        Raises: Conflict already_finished.
+        """
+        await self.started()
+        stored = await self.store.read_reply(started.reply_id)
+        if stored is None:
+            raise NotFound
+        if stored.status != "streaming":
+            raise Conflict("already_finished", extra={"messageId": started.reply_id, "status": stored.status})
+        await self.store.request_stop(started.reply_id, owner=stored.worker_id or 0)
+        self._interrupt(started.reply_id, "stop")
+        async with self.attach(started.reply_id) as buffer:
+            ending = await buffer.wait_ended()
+        if ending is not None and ending.status != "stopped" and ending.status != "interrupted":
+            raise Conflict("already_finished", extra={"messageId": started.reply_id, "status": ending.status})
+
+    # --- reading ---
+
+    @asynccontextmanager
+    async def attach(self, message_id: int) -> AsyncIterator[ReplyBuffer]:
+        """Yield the buffer of a reply: our own, a mirror of another worker's, or the sealed text.
+
+        What is in it is committed, always; before the first look at another worker's log it may be empty.
+        Raises: NotFound.
+        """
+        run = self._runs.get(message_id)
+        if run is not None:
+            yield run.buffer
+            return
+        await self.started()
+        while True:
+            stored = await self.store.read_reply(message_id)
+            if stored is None:
+                raise NotFound
+            run = self._runs.get(message_id)
+            if run is not None:
+                yield run.buffer
+                return
+            if stored.status == "streaming" and stored.worker_id == self.worker_id:
+                # Between its transaction and its task, or between its seal and our look.
+                await asyncio.sleep(0.02)
+                continue
+            break
+        buffer = ReplyBuffer(message_id, site_id=stored.site_id, created_at=local_iso(stored.created_at))
+        if stored.status != "streaming":
+            buffer.content.append(stored.content)
+            buffer.reasoning.append(stored.reasoning)
+            buffer.end(ending_of(stored))
+            yield buffer
+            return
+        buffer.is_loaded = False
+        tail = self._tail_of(stored.worker_id or 0)
+        mirror = tail.watch(buffer)
+        try:
+            yield mirror
+        finally:
+            tail.unwatch(message_id)
+
+    def _tail_of(self, owner: int) -> OwnerTail:
+        tail = self._tails.get(owner)
+        if tail is None:
+            tail = OwnerTail(
+                self.store, owner, lease_seconds=settings.LEASE_SECONDS, on_owner_gone=self.sweep_if_due
+            )
+            self._tails[owner] = tail
+            # The task begins after `watch` has given it something to do.
+            self._spawn(self._follow(owner, tail))
+        return tail
+
+    async def _follow(self, owner: int, tail: OwnerTail) -> None:
+        try:
+            await tail.run()
+        finally:
+            if self._tails.get(owner) is tail:
+                del self._tails[owner]
+
+
+def _interrupted(why: Interruption) -> Ending:
+    if why == "stop":
+        return Ending("stopped")
+    return Ending("interrupted", error_code="interrupted")
+
+
+def _is_worth_another(error: ProviderError) -> bool:
+    """Whether another endpoint may do better: not when the question itself is what was refused."""
+    return error.public_code not in {"content_blocked", "reply_too_long"}
+
+
+def local_iso(moment: Any) -> str:
+    """Return a stored time as ISO 8601 with the local offset."""
+    return timezone.localtime(moment).isoformat(timespec="milliseconds")
+
+
+_engines: dict[asyncio.AbstractEventLoop, Engine] = {}
+
+
+def engine() -> Engine:
+    """Return the engine of the running loop, made at the first call; a closed one is replaced."""
+    loop = asyncio.get_running_loop()
+    current = _engines.get(loop)
+    if current is None or current._is_closed:
+        for closed in [known for known in _engines if known.is_closed()]:
+            del _engines[closed]
+        current = _engines[loop] = Engine()
+    return current
