@@ -85,7 +85,7 @@ class Refused(ProviderError):
     """The provider understood and said no."""
 
     code = "refused"
-    public_code = "provider_rejected"
+    public_code: ClassVar[PublicCode] = "provider_rejected"
 
 
 class BadRequest(Refused):
