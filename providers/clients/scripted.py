@@ -7,9 +7,9 @@ Three uses, tried in this order:
    `{"finish": "stop"}`. A script without a finish step ends with `stop`; `{"cut": true}` breaks off.
 2. A directive in the last user message, for load tests without a network:
    `[[n=50 rate=30]]` says 50 tokens, 30 per second. Words: `n` tokens (at most 100,000), `rate` per second
-   (0: no pause), `seed` (which tokens; default 1), `ttft` milliseconds before the first, `finish` reason, `fail` an
-   error code after the tokens, `reasoning` tokens of thinking before them. The tokens of a seed are those of
-   the project's load tool, so that a client can check every byte.
+   (0: no pause), `seed` (which tokens; default 1), `ttft` milliseconds before the first, `finish` reason,
+   `fail` an error code after the tokens, `reasoning` tokens of thinking before them. The tokens of a seed are
+   those of the project's load tool, so that a client can check every byte.
 3. Otherwise the stand-in: it says in the question's language that it is not a model, echoes the question,
    and tells how to connect a model.
 """
