@@ -125,7 +125,7 @@ class EventDecoder:
             return
         if len(line) > self._line_max:
             raise ReplyTooLong(code="line_too_long")
-        name, colon, value = line.partition(b":")
+        name, _colon, value = line.partition(b":")
         if name == b"data":
             if value[:1] == b" ":
                 value = value[1:]

@@ -1,13 +1,14 @@
 """Policy P against every kept byte stream of WIRE 4: whole, as given, byte by byte, cut in two anywhere."""
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from providers.clients.openai_chat import Reducer
+from providers.clients.openai_reducer import Reducer
 
 CORPUS = Path(__file__).parents[2] / "wire" / "sse_corpus"
 CASES = [
@@ -61,7 +62,7 @@ def expected(case: dict[str, Any], got: dict[str, Any]) -> dict[str, Any]:
 def cut(data: bytes, offsets: list[int]) -> list[bytes]:
     """Return data as reads that begin at these offsets."""
     edges = [0, *offsets, len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def test_the_corpus_is_all_there() -> None:

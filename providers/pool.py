@@ -1,0 +1,165 @@
+"""Which endpoint answers: choice by priority, weight and load, a circuit breaker each, and the clients.
+
+State is this process's own: each worker finds out for itself whether an endpoint is ill.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from providers import errors
+from providers.base import ChatProvider
+from providers.clients.openai_chat import OpenAIChatProvider
+from providers.clients.scripted import ScriptedProvider
+from providers.http import shared_client
+from providers.registry import EndpointConfig, Snapshot, policy_from_settings
+
+logger = logging.getLogger(__name__)
+
+FAILURES_TO_OPEN = 5
+OPEN_SECONDS = 15.0
+OPEN_MAX_SECONDS = 240.0
+_REST_MAX_SECONDS = 300.0
+# What says nothing about the endpoint's health: the question or its answer was at fault.
+_NOT_ITS_FAULT = (errors.BadRequest, errors.ContentBlocked, errors.ReplyTooLong)
+
+
+@dataclass(slots=True)
+class Breaker:
+    """The health of one endpoint as this process sees it.
+
+    Closed: calls go through. After FAILURES_TO_OPEN failures in a row it opens: the endpoint is left alone
+    for a while, twice as long each time. Then one call may probe (half-open): success closes it, failure opens it.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    failures: int = 0
+    live: int = 0
+    rest_seconds: float = 0.0
+    open_until: float = 0.0
+    is_probing: bool = False
+
+    @property
+    def state(self) -> str:
+        """`closed`, `open` or `half-open`."""
+        if self.open_until == 0.0:
+            return "closed"
+        return "open" if self.clock() < self.open_until else "half-open"
+
+    def allows(self) -> bool:
+        """Return whether a call may go through now."""
+        state = self.state
+        return state == "closed" or (state == "half-open" and not self.is_probing)
+
+    def begin(self) -> None:
+        """Count a call in."""
+        self.live += 1
+        if self.state == "half-open":
+            self.is_probing = True
+
+    def end(self) -> None:
+        """Count a call out, whatever came of it."""
+        self.live = max(0, self.live - 1)
+        if self.live == 0:
+            self.is_probing = False
+
+    def succeeded(self) -> None:
+        """The endpoint gave a token or a whole reply."""
+        self.failures = 0
+        self.rest_seconds = self.open_until = 0.0
+        self.is_probing = False
+
+    def failed(self, error: errors.ProviderError) -> None:
+        """The endpoint failed before it gave anything."""
+        if isinstance(error, _NOT_ITS_FAULT):
+            return
+        self.failures += 1
+        now = self.clock()
+        if isinstance(error, errors.RateLimited) and error.retry_after_seconds:
+            # It is well and wants to be left alone: nothing is learned by trying sooner.
+            self.open_until = now + min(error.retry_after_seconds, _REST_MAX_SECONDS)
+            self.is_probing = False
+        elif self.is_probing or self.failures >= FAILURES_TO_OPEN:
+            self.rest_seconds = min(max(self.rest_seconds * 2, OPEN_SECONDS), OPEN_MAX_SECONDS)
+            self.open_until = now + self.rest_seconds
+            self.is_probing = False
+
+
+class Pool:
+    """Chooses endpoints and keeps their clients. One per process; used on one event loop, without locks."""
+
+    def __init__(
+        self,
+        *,
+        client: Callable[[], httpx.AsyncClient] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client or (lambda: shared_client(policy_from_settings()))
+        self._clock = clock
+        self._breakers: dict[str, Breaker] = {}
+        self._providers: dict[str, tuple[EndpointConfig, ChatProvider]] = {}
+
+    def attempts(self, snapshot: Snapshot) -> Iterator[EndpointConfig]:
+        """Yield the endpoints to try, best first: by priority, then the least loaded for its weight.
+
+        Endpoints whose breaker is open come only when all are open: better a call that may fail than a
+        certain failure. Evaluated lazily: a breaker that opens meanwhile counts.
+        """
+        tried: set[str] = set()
+        for only_healthy in (True, False):
+            if not only_healthy and tried:
+                return
+            while True:
+                candidates = [
+                    endpoint
+                    for endpoint in snapshot.endpoints
+                    if endpoint.key not in tried and (not only_healthy or self.breaker(endpoint).allows())
+                ]
+                if not candidates:
+                    break
+                best = min(
+                    candidates,
+                    key=lambda e: (e.priority, (self.breaker(e).live + 1) / e.weight, self.breaker(e).failures),
+                )
+                tried.add(best.key)
+                yield best
+
+    def provider_for(self, endpoint: EndpointConfig) -> ChatProvider:
+        """Return the client of this endpoint, made once per configuration."""
+        kept = self._providers.get(endpoint.key)
+        if kept is None or kept[0] != endpoint:
+            kept = self._providers[endpoint.key] = (endpoint, self._new_provider(endpoint))
+        return kept[1]
+
+    def breaker(self, endpoint: EndpointConfig) -> Breaker:
+        """Return the health of this endpoint; the caller reports to it: begin, succeeded or failed, end."""
+        breaker = self._breakers.get(endpoint.key)
+        if breaker is None:
+            breaker = self._breakers[endpoint.key] = Breaker(self._clock)
+        return breaker
+
+    def forget_missing(self, snapshot: Snapshot) -> None:
+        """Drop clients and breakers of endpoints that are gone; running replies keep the client they hold."""
+        keys = {endpoint.key for endpoint in snapshot.endpoints}
+        self._providers = {key: kept for key, kept in self._providers.items() if key in keys}
+        self._breakers = {key: kept for key, kept in self._breakers.items() if key in keys}
+
+    def _new_provider(self, endpoint: EndpointConfig) -> ChatProvider:
+        if endpoint.dialect == "scripted":
+            script = endpoint.params.get("script")
+            step = endpoint.params.get("step_seconds", 0.03)
+            return ScriptedProvider(script if isinstance(script, list) else None, step_seconds=float(step))
+        return OpenAIChatProvider(
+            base_url=endpoint.base_url,
+            model=endpoint.model,
+            api_key=endpoint.api_key,
+            params=endpoint.params,
+            clocks=endpoint.clocks,
+            is_trusted_address=endpoint.is_trusted_address,
+            client=self._client,
+        )

@@ -1,0 +1,195 @@
+"""The endpoints as a worker sees them: an immutable snapshot, swapped whole when the revision moves.
+
+Order: active rows by priority; then the endpoint of the environment (LLM_BASE_URL), which is the operator's
+reserve when rows exist and the only one when they do not; then, only when there is nothing else, the
+scripted stand-in. A row whose key cannot be decrypted is left out and logged, so that one bad row does not
+stop the others; when nothing usable is left the snapshot is empty, and a reply fails as misconfigured
+instead of pretending that nothing was ever connected.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from django.conf import settings
+from django.db import transaction
+
+from providers.base import Clocks
+from providers.clients.openai_chat import chat_url
+from providers.credentials import Secret
+from providers.errors import Misconfigured
+from providers.http import HttpPolicy
+from providers.models import Endpoint, RegistryRevision
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT_PRIORITY = 10_000  # after every row: rows may have 0 to 1000
+STAND_IN = "stand-in"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointConfig:
+    """Everything a worker needs to call one endpoint. id is None when it is not a row."""
+
+    id: int | None
+    name: str
+    dialect: Literal["openai", "scripted"]
+    model: str
+    base_url: str = ""
+    api_key: Secret | None = None
+    priority: int = 0
+    weight: int = 1
+    params: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    clocks: Clocks = field(default_factory=Clocks)
+    is_trusted_address: bool = False
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether this is what answers when no model is connected."""
+        return self.id is None and self.name == STAND_IN
+
+    @property
+    def key(self) -> str:
+        """What this endpoint is called across snapshots: its row, or its name."""
+        return f"row:{self.id}" if self.id is not None else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All endpoints that may be used at one revision, in the order of their priority."""
+
+    revision: int
+    endpoints: tuple[EndpointConfig, ...]
+
+
+def clocks_from_settings() -> Clocks:
+    """Return the clocks of the PROVIDER_* settings."""
+    return Clocks(
+        connect_seconds=settings.PROVIDER_CONNECT_SECONDS,
+        first_payload_seconds=settings.PROVIDER_FIRST_SECONDS,
+        idle_seconds=settings.PROVIDER_IDLE_SECONDS,
+        total_seconds=settings.PROVIDER_TOTAL_SECONDS,
+        line_max_bytes=settings.PROVIDER_LINE_MAX_BYTES,
+    )
+
+
+def policy_from_settings() -> HttpPolicy:
+    """Return the HTTP policy of the PROVIDER_* settings."""
+    return HttpPolicy(
+        allowed_addresses=frozenset(address.lower() for address in settings.PROVIDER_ALLOWED_ADDRESSES),
+        connect_seconds=settings.PROVIDER_CONNECT_SECONDS,
+        transport="stock" if settings.PROVIDER_TRANSPORT == "stock" else "fast",
+    )
+
+
+def environment_endpoint() -> EndpointConfig | None:
+    """Return the endpoint of LLM_BASE_URL, LLM_API_KEY and LLM_MODEL, None when it is not set or unusable.
+
+    The operator wrote its address, so the address guard lets it through; rows made by staff get no such trust.
+    """
+    if not settings.LLM_BASE_URL:
+        return None
+    try:
+        chat_url(settings.LLM_BASE_URL)
+    except Misconfigured:
+        logger.error("LLM_BASE_URL is not usable", extra={"check": "providers.E001"})
+        return None
+    return EndpointConfig(
+        id=None,
+        name="environment",
+        dialect="openai",
+        model=settings.LLM_MODEL,
+        base_url=settings.LLM_BASE_URL,
+        api_key=Secret(settings.LLM_API_KEY) if settings.LLM_API_KEY else None,
+        priority=ENVIRONMENT_PRIORITY,
+        clocks=clocks_from_settings(),
+        is_trusted_address=True,
+    )
+
+
+def stand_in_endpoint() -> EndpointConfig:
+    """Return the endpoint that says that no model is connected."""
+    return EndpointConfig(id=None, name=STAND_IN, dialect="scripted", model=STAND_IN)
+
+
+def config_of(row: Endpoint) -> EndpointConfig:
+    """Return one row as a worker uses it. Raises Misconfigured when its key cannot be read."""
+    defaults = clocks_from_settings()
+    key = row.api_key()
+    return EndpointConfig(
+        id=row.pk,
+        name=row.name,
+        dialect="openai" if row.dialect == Endpoint.Dialect.OPENAI else "scripted",
+        model=row.model,
+        base_url=row.base_url,
+        api_key=key if key else None,
+        priority=row.priority,
+        weight=row.weight,
+        params=MappingProxyType(dict(row.params or {})),
+        clocks=Clocks(
+            connect_seconds=row.connect_seconds or defaults.connect_seconds,
+            first_payload_seconds=row.first_seconds or defaults.first_payload_seconds,
+            idle_seconds=row.idle_seconds or defaults.idle_seconds,
+            total_seconds=row.total_seconds or defaults.total_seconds,
+            line_max_bytes=defaults.line_max_bytes,
+        ),
+    )
+
+
+def load_snapshot() -> Snapshot:
+    """Return the endpoints as the database and the environment have them now. Blocking."""
+    with transaction.atomic():
+        # The revision first: a change that commits in between is read now and again with its own revision.
+        revision = RegistryRevision.objects.filter(pk=1).values_list("revision", flat=True).first() or 0
+        rows = list(Endpoint.objects.filter(is_active=True).order_by("priority", "id"))
+    endpoints: list[EndpointConfig] = []
+    for row in rows:
+        try:
+            endpoints.append(config_of(row))
+        except Misconfigured as error:
+            logger.error("endpoint left out", extra={"endpoint_id": row.pk, "error_code": error.code})
+    if (environment := environment_endpoint()) is not None:
+        endpoints.append(environment)
+    if not rows and not settings.LLM_BASE_URL:
+        endpoints.append(stand_in_endpoint())
+    return Snapshot(revision=revision, endpoints=tuple(endpoints))
+
+
+_current: Snapshot | None = None
+_loading = threading.Lock()
+
+
+def current() -> Snapshot:
+    """Return this process's snapshot, loading it the first time (then blocking)."""
+    return _current if _current is not None else refresh()
+
+
+def loaded() -> Snapshot | None:
+    """Return this process's snapshot without touching the database, None before the first load."""
+    return _current
+
+
+def refresh() -> Snapshot:
+    """Return a fresh snapshot, now this process's own. Blocking."""
+    global _current
+    with _loading:
+        _current = load_snapshot()
+        return _current
+
+
+def refresh_if(revision: int) -> Snapshot:
+    """Return the snapshot, loaded again only when the database is at another revision. Blocking when it is."""
+    if _current is not None and _current.revision == revision:
+        return _current
+    return refresh()
+
+
+def forget() -> None:
+    """Forget this process's snapshot (after a fork, and between tests)."""
+    global _current
+    _current = None
