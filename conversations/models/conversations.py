@@ -49,9 +49,9 @@ class Conversation(TenantModel):
             models.UniqueConstraint(fields=["site", "id"], name="conversation_site_and_id"),
         ]
         indexes = [
-            # Read by the history of one member: pinned first, newest activity first.
+            # Read by the history of one member: archived apart, pinned first, newest activity first.
             models.Index(
-                fields=["site", "membership", "-is_pinned", "-last_message_at", "-id"],
+                fields=["site", "membership", "is_archived", "-is_pinned", "-last_message_at", "-id"],
                 condition=Q(deleted_at__isnull=True),
                 name="conversation_history",
             ),

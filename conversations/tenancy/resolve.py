@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
@@ -72,7 +73,7 @@ def approved_member_for(claims: Claims) -> Membership:
     return membership
 
 
-def issue_ticket(membership: Membership, login_id: object, message_id: int | None) -> str:
+def issue_ticket(membership: Membership, login_id: uuid.UUID, message_id: int | None) -> str:
     """Return the text of a new single-use ticket, good for 60 s; of one reply when `message_id` is given.
 
     The text begins with the site, since the database must know it before a row can be seen.
