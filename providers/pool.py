@@ -25,6 +25,10 @@ FAILURES_TO_OPEN = 5
 OPEN_SECONDS = 15.0
 OPEN_MAX_SECONDS = 240.0
 _REST_MAX_SECONDS = 300.0
+RETRY_PAUSE_SECONDS = 0.3
+RETRY_AFTER_MAX_SECONDS = 3.0
+RETRY_BUDGET = 10.0
+RETRY_EARNED = 0.1
 # What says nothing about the endpoint's health: the question or its answer was at fault.
 _NOT_ITS_FAULT = (errors.BadRequest, errors.ContentBlocked, errors.ReplyTooLong)
 
@@ -103,6 +107,25 @@ class Pool:
         self._clock = clock
         self._breakers: dict[str, Breaker] = {}
         self._providers: dict[str, tuple[EndpointConfig, ChatProvider]] = {}
+        self._budget = RETRY_BUDGET
+
+    def count_reply(self) -> None:
+        """Count a reply that is asked for: ten of them earn one retry."""
+        self._budget = min(RETRY_BUDGET, self._budget + RETRY_EARNED)
+
+    def pause_before_retry(self, error: errors.ProviderError) -> float | None:
+        """Return how many seconds to wait before the one retry of a reply that has no token yet; None: do not.
+
+        Spends from a budget, so that a brown-out is not made worse by everybody trying twice. Who waited for
+        a clock to run out has waited long enough.
+        """
+        if not error.retryable or isinstance(error, errors.TimedOut) or self._budget < 1:
+            return None
+        pause = error.retry_after_seconds if error.retry_after_seconds is not None else RETRY_PAUSE_SECONDS
+        if pause > RETRY_AFTER_MAX_SECONDS:
+            return None
+        self._budget -= 1
+        return pause
 
     def attempts(self, snapshot: Snapshot) -> Iterator[EndpointConfig]:
         """Yield the endpoints to try, best first: by priority, then the least loaded for its weight.

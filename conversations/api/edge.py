@@ -86,7 +86,7 @@ class Edge:
             )
 
 
-class _HungUp(Exception):  # noqa: N818
+class _HungUp(Exception):
     """The client went away before its body was whole."""
 
 

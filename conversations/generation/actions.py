@@ -53,7 +53,7 @@ class Started:
     is_ascii_stream: bool = False
 
 
-class OwnerGone(Exception):  # noqa: N818  (a message to the engine, not an error of anyone's)
+class OwnerGone(Exception):
     """A reply is under way on a worker that is dead, or that we are: sweep it, then ask again."""
 
     def __init__(self, worker_id: int) -> None:

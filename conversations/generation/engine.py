@@ -99,6 +99,8 @@ class Engine:
         self._incarnation_tasks: list[asyncio.Task[Any]] = []
         self._writer: Writer | None = None
         self._ready = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._healthy_since = 0.0
         self._start_task: asyncio.Task[None] | None = None
         self._drain_task: asyncio.Task[None] | None = None
@@ -161,7 +163,8 @@ class Engine:
             self._spawn(self._writer.run_folds()),
             self._spawn(self._listen(self.worker_id)),
         ]
-        await self._refresh_registry(None)
+        if registry.loaded() is None:
+            await self._in_unit(registry.refresh)
         self._healthy_since = time.monotonic()
         self._ready.set()
         log.info("worker_started", extra={"worker": self.worker_id, "pid": os.getpid()})
@@ -201,7 +204,7 @@ class Engine:
                 pulse = await self.store.heartbeat(
                     worker=worker,
                     live=len(self._runs),
-                    revision=registry.current().revision,
+                    revision=self._revision(),
                     draining=self.is_draining,
                     lease=settings.LEASE_SECONDS,
                 )
@@ -215,8 +218,10 @@ class Engine:
             if worker == self.worker_id:
                 self._fenced()
             return
-        if pulse.registry_revision != registry.current().revision:
-            await self._refresh_registry(pulse.registry_revision)
+        if pulse.registry_revision != self._revision():
+            await self._in_unit(registry.refresh_if, pulse.registry_revision)
+            if (snapshot := registry.loaded()) is not None:
+                self._pool.forget_missing(snapshot)
         if self.may_judge:
             for stale in pulse.stale_workers:
                 self._spawn(self._sweep(stale))
@@ -262,8 +267,10 @@ class Engine:
             log.warning("unit_failed", extra={"unit": function.__name__, "error": type(error).__name__})
             return None
 
-    async def _refresh_registry(self, revision: int | None) -> None:
-        await self._in_unit(registry.refresh_if, revision)
+    @staticmethod
+    def _revision() -> int:
+        snapshot = registry.loaded()
+        return -1 if snapshot is None else snapshot.revision
 
     async def _keep_house(self) -> None:
         while True:
@@ -297,13 +304,13 @@ class Engine:
         return self._drain_task
 
     async def _drain(self) -> None:
-        deadline = time.monotonic() + settings.DRAIN_SECONDS
-        while self._runs and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        for message_id in list(self._runs):
-            self._interrupt(message_id, "drain")
-        while self._runs:
-            await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(settings.DRAIN_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            for message_id in list(self._runs):
+                self._interrupt(message_id, "drain")
+            await self._idle.wait()
         log.info("drain_finished", extra={"worker": self.worker_id})
 
     async def close(self) -> None:
@@ -375,6 +382,7 @@ class Engine:
         buffer = ReplyBuffer(started.reply_id, site_id=started.site_id, created_at=local_iso(started.created_at))
         run = Run(started, buffer, time.monotonic(), Attempt(1))
         self._runs[started.reply_id] = run
+        self._idle.clear()
         self._writer.follow(buffer)
         metrics.REPLIES_STARTED.inc()
         log.info("reply_accepted", extra={**run.trace(), "worker": worker})
@@ -401,26 +409,51 @@ class Engine:
         """Ask one endpoint after the other until one has said something; return how it ended."""
         request = ChatRequest(messages=run.started.prompt)
         failure: ProviderError | None = None
-        for endpoint in self._pool.attempts(registry.current()):
+        self._pool.count_reply()
+        snapshot = registry.loaded() or await db.unit(registry.current)
+        for endpoint in self._pool.attempts(snapshot):
             if failure is not None:
                 await self._next_attempt(run, failure)
-            run.attempt.endpoint = endpoint
             try:
-                ending = await self._ask(run, endpoint, request)
+                return await self._ask(run, endpoint, request)
             except ProviderError as error:
-                self._pool.report(endpoint, error)
-                run.attempt.error = failure = error
-                self._log_end_of_attempt(run, error)
+                failure = error
                 if run.chars or not _is_worth_another(error):
-                    break
-                continue
-            self._pool.report(endpoint, None)
-            return ending
-        return Ending("failed", error_code="no_model" if failure is None else failure.public_code)
+                    return Ending("failed", error_code=error.public_code)
+        if failure is None or run.attempt.endpoint is None:
+            return Ending("failed", error_code="no_model")
+        pause = self._pool.pause_before_retry(failure)
+        if pause is None:
+            return Ending("failed", error_code=failure.public_code)
+        last = run.attempt.endpoint
+        await self._next_attempt(run, failure)
+        await asyncio.sleep(pause)
+        try:
+            return await self._ask(run, last, request)
+        except ProviderError as error:
+            return Ending("failed", error_code=error.public_code)
 
     async def _ask(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> Ending:
+        """Ask one endpoint; tell its breaker, the trace and the attempt what came of it."""
+        breaker = self._pool.breaker(endpoint)
+        breaker.begin()
+        try:
+            ending = await self._read(run, endpoint, request)
+        except ProviderError as error:
+            breaker.failed(error)
+            run.attempt.error = error
+            self._log_end_of_attempt(run, error)
+            raise
+        finally:
+            breaker.end()
+        breaker.succeeded()
+        return ending
+
+    async def _read(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> Ending:
+        """Read one endpoint's whole answer into the buffer."""
         attempt, buffer, writer = run.attempt, run.buffer, self._writer
         assert writer is not None
+        attempt.endpoint = endpoint
         most_chars = settings.REPLY_MAX_CHARS
         attempt.called = time.monotonic()
         log.info(
@@ -536,6 +569,8 @@ class Engine:
 
     def _forget(self, run: Run) -> None:
         self._runs.pop(run.started.reply_id, None)
+        if not self._runs:
+            self._idle.set()
         if self._writer is not None:
             self._writer.leave(run.buffer)
 

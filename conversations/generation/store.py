@@ -112,7 +112,8 @@ WITH me AS ({FENCE}),
 INSERT INTO conversations_generation
        (site_id, message_id, attempt, endpoint_name, model, worker_id, status, error_code, finish_reason,
         vendor_request_id, prompt_messages, prompt_chars, tokens_source, queued_at)
-SELECT site_id, %(message)s, %(attempt)s + 1, '', '', %(worker)s, 'running', '', '', '', 0, 0, 'estimated', queued_at
+SELECT site_id, %(message)s, %(attempt)s + 1, '', '', %(worker)s, 'running', '', '', '', 0, 0, 'estimated',
+       queued_at
   FROM ended
 ON CONFLICT (message_id, attempt) DO NOTHING
 """
@@ -355,27 +356,27 @@ class Store:
 
         For replies in `fresh` the folded chunks come along; the caller asks with `after=0` then.
         """
-        async with self._pool.connection() as connection, connection.pipeline():
-            async with connection.transaction():
-                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                owner = await connection.execute(OWNER, {"worker": worker, "lease": lease})
-                ended = await connection.execute(ENDED, {"ids": list(watched)})
-                log = await connection.execute(LOG, {"worker": worker, "after": after})
-                chunks = await connection.execute(CHUNKS, {"ids": list(fresh)})
-                state = await owner.fetchone()
-                return Glance(
-                    ended=[StoredReply(*row) for row in await ended.fetchall()],
-                    chunks=cast(Any, await chunks.fetchall()),
-                    log=cast(Any, await log.fetchall()),
-                    owner_is_gone=state is None or bool(state[0]) or bool(state[1]),
-                    folded_sequence=0 if state is None else int(state[2]),
-                )
+        async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            owner = await connection.execute(OWNER, {"worker": worker, "lease": lease})
+            ended = await connection.execute(ENDED, {"ids": list(watched)})
+            log = await connection.execute(LOG, {"worker": worker, "after": after})
+            chunks = await connection.execute(CHUNKS, {"ids": list(fresh)})
+            state = await owner.fetchone()
+            return Glance(
+                ended=[StoredReply(*row) for row in await ended.fetchall()],
+                chunks=cast(Any, await chunks.fetchall()),
+                log=cast(Any, await log.fetchall()),
+                owner_is_gone=state is None or bool(state[0]) or bool(state[1]),
+                folded_sequence=0 if state is None else int(state[2]),
+            )
 
     async def request_stop(self, message_id: int, *, owner: int) -> None:
         """Ask the owner of a reply to stop it; it learns by NOTIFY, or by its own next write."""
         async with self._pool.connection() as connection:
             await connection.execute(
-                "UPDATE conversations_message SET stop_requested_at = coalesce(stop_requested_at, clock_timestamp())"
+                "UPDATE conversations_message"
+                "   SET stop_requested_at = coalesce(stop_requested_at, clock_timestamp())"
                 " WHERE id = %s AND status = 'streaming'",
                 [message_id],
             )
