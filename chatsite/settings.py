@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from providers.credentials import load_or_create_key_file
-
 from chatsite import postgres
 from chatsite.env import (
     Problem,
@@ -24,6 +22,7 @@ from chatsite.env import (
     problems,
     read_dotenv,
 )
+from providers.credentials import load_or_create_key_file
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 read_dotenv(BASE_DIR / ".env")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
-from providers.models import Endpoint
 
 from conversations.models.conversations import Message
 from conversations.models.scoping import ScopedManager, TenantModel
 from conversations.models.sites import Membership, Site
+from providers.models import Endpoint
 
 
 class Worker(models.Model):

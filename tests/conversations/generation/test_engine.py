@@ -1,0 +1,205 @@
+"""The life of a reply, against real PostgreSQL: begun, read, stopped, lost, swept and found again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from conversations.errors import Conflict, Invalid, NotAllowed
+from conversations.generation import sweeper
+from conversations.generation.engine import Engine
+from conversations.models import Generation, Message, ReplyChunk, Worker, WorkerLog
+from tests.conversations.generation.conftest import claims_of, eventually, in_unit, new_chat, running_engines, send
+from tests.world import World
+
+
+def stored(message_id: int) -> Message:
+    return Message.across_sites.get(pk=message_id)
+
+
+async def read_to_end(engine: Engine, message_id: int) -> tuple[str, str]:
+    """Return the text a subscriber reads, piece by piece, and the status it ends with."""
+    pieces, position = [], 0
+    async with engine.attach(message_id) as buffer:
+        while True:
+            piece = buffer.content.read(position)
+            if piece:
+                pieces.append(piece)
+                position += len(piece)
+            elif buffer.ending is not None:
+                return "".join(pieces), buffer.ending.status
+            else:
+                assert not buffer.is_lost, "the process lost the reply"
+                await buffer.changed()
+
+
+def kill(engine: Engine) -> None:
+    """Make an engine fall silent as `kill -9` does: nothing is sealed, nothing is said."""
+    for task in list(engine._tasks):
+        task.cancel()
+    engine._runs.clear()
+    engine._idle.set()
+
+
+async def test_a_reply_is_read_as_it_is_stored(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        started = await send(engine, claims, chat, "你好 [[n=50 rate=400]]")
+        text, status = await read_to_end(engine, started.reply_id)
+        reply = await in_unit(stored, started.reply_id)
+    assert (reply.content, reply.status, status) == (text, "complete", "complete")
+    assert reply.finish_reason == "stop"
+    attempt = await in_unit(Generation.across_sites.get, message_id=reply.pk)
+    assert (attempt.status, attempt.attempt, attempt.endpoint_name) == ("complete", 1, "stand-in")
+    assert attempt.called_at <= attempt.first_token_at <= attempt.last_token_at <= attempt.finished_at
+
+
+async def test_a_reader_on_another_worker_reads_the_same(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [owner, other]:
+        started = await send(owner, claims, chat, "问 [[n=60 rate=100 reasoning=3]]")
+        (here, _), (there, status) = await asyncio.gather(
+            read_to_end(owner, started.reply_id), read_to_end(other, started.reply_id)
+        )
+        late, _ = await read_to_end(other, started.reply_id)
+    reply = await in_unit(stored, started.reply_id)
+    assert here == there == late == reply.content != ""
+    assert status == "complete"
+    assert reply.reasoning != ""
+
+
+async def test_a_mirror_survives_folds_of_the_owners_log(people: World, settings: object) -> None:
+    settings.ENGINE_FOLD_SECONDS = 0.2  # type: ignore[attr-defined]
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [owner, other]:
+        started = await send(owner, claims, chat, "[[n=120 rate=80]]")
+        await asyncio.sleep(0.7)
+        assert await in_unit(ReplyChunk.across_sites.filter(message_id=started.reply_id).exists)
+        there, status = await read_to_end(other, started.reply_id)
+        await asyncio.sleep(0.5)
+        assert not await in_unit(WorkerLog.objects.exists)
+        assert not await in_unit(ReplyChunk.across_sites.exists)
+    assert (there, status) == ((await in_unit(stored, started.reply_id)).content, "complete")
+
+
+async def test_stop_on_another_worker_keeps_what_was_said(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [owner, other]:
+        started = await send(owner, claims, chat, "[[n=1000 rate=100]]")
+        await asyncio.sleep(0.3)
+        await other.stop(started)
+        text, status = await read_to_end(owner, started.reply_id)
+        reply = await in_unit(stored, started.reply_id)
+        with pytest.raises(Conflict, match="already_finished"):
+            await other.stop(started)
+    assert status == reply.status == "stopped"
+    assert text == reply.content != ""
+
+
+async def test_stop_is_heard_without_listen(people: World, settings: object) -> None:
+    settings.DB_LISTEN = False  # type: ignore[attr-defined]
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [owner, other]:
+        started = await send(owner, claims, chat, "[[n=5 ttft=5000]]")
+        async with asyncio.timeout(1):
+            await other.stop(started)
+    assert (await in_unit(stored, started.reply_id)).status == "stopped"
+
+
+async def test_one_reply_at_a_time_in_a_chat(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [one, two]:
+        started = await send(one, claims, chat, "[[n=30 rate=100]]")
+        with pytest.raises(Conflict) as refused:
+            await send(two, claims, chat, "再问")
+        assert refused.value.extra == {"messageId": started.reply_id}
+        await read_to_end(one, started.reply_id)
+        await read_to_end(two, (await send(two, claims, chat, "再问 [[n=1]]")).reply_id)
+    assert await in_unit(Message.across_sites.count) == 4
+
+
+async def test_twenty_sends_with_one_key_make_one_reply(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as engines:
+        sends = [
+            send(engines[n % 2], claims, chat, "[[n=20 rate=100]]", idempotency_key="key-0001", body_hash="same")
+            for n in range(20)
+        ]
+        started = await asyncio.gather(*sends)
+        texts = await asyncio.gather(
+            *(read_to_end(engines[n % 2], one.reply_id) for n, one in enumerate(started))
+        )
+        with pytest.raises(Invalid, match="idempotency_mismatch"):
+            await send(engines[0], claims, chat, "别的", idempotency_key="key-0001", body_hash="other")
+    assert len({one.reply_id for one in started}) == len(set(texts)) == 1
+    assert sum(one.is_new for one in started) == 1
+    assert await in_unit(Message.across_sites.count) == 2
+
+
+async def test_nobody_sends_into_anothers_chat(people: World) -> None:
+    chat, carol = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.carol)
+    async with running_engines() as [engine]:
+        with pytest.raises(NotAllowed, match="not_your_chat"):
+            await send(engine, carol, chat, "借过")
+    assert await in_unit(Message.across_sites.count) == 0
+
+
+async def test_the_replies_of_a_dead_worker_are_sealed_with_what_was_committed(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [victim, other]:
+        started = await send(victim, claims, chat, "[[n=2000 rate=100]]")
+        async with victim.attach(started.reply_id) as buffer:
+            while buffer.content.length < 30:
+                await buffer.changed()
+            kill(victim)
+            seen = buffer.content.whole()
+        await in_unit(Worker.objects.filter(pk=victim.worker_id).update, seen_at="2020-01-01T00:00Z")
+        sealed = await in_unit(sweeper.sweep_worker, victim.worker_id, lease_seconds=5)
+        reply = await in_unit(stored, started.reply_id)
+        text, status = await read_to_end(other, started.reply_id)
+        follow_up = await send(other, claims, chat, "继续 [[n=1]]")
+        await read_to_end(other, follow_up.reply_id)
+    assert sealed == 1
+    assert (reply.status, status) == ("interrupted", "interrupted")
+    assert reply.content == text
+    assert text.startswith(seen)
+    assert not await in_unit(WorkerLog.objects.filter(worker_id=victim.worker_id).exists)
+
+
+async def test_a_worker_declared_dead_writes_nothing_and_begins_anew(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [paused, _other]:
+        started = await send(paused, claims, chat, "[[n=5000 rate=200]]")
+        await asyncio.sleep(0.3)
+        before = paused.worker_id
+        await in_unit(Worker.objects.filter(pk=before).update, seen_at="2020-01-01T00:00Z")
+        await in_unit(sweeper.sweep_worker, before, lease_seconds=5)
+        sealed = await in_unit(stored, started.reply_id)
+
+        async def is_new() -> bool:
+            return paused.worker_id != before and paused._ready.is_set()
+
+        await eventually(is_new)
+        await asyncio.sleep(0.2)
+        again = await in_unit(stored, started.reply_id)
+        assert (sealed.status, sealed.content) == ("interrupted", again.content)
+        assert not await in_unit(WorkerLog.objects.filter(worker_id=before).exists)
+        text, status = await read_to_end(paused, (await send(paused, claims, chat, "[[n=3]]")).reply_id)
+        assert status == "complete"
+        assert text
+
+
+async def test_a_drain_seals_what_does_not_end_in_time(people: World, settings: object) -> None:
+    settings.DRAIN_SECONDS = 0.5  # type: ignore[attr-defined]
+    first, second = await in_unit(new_chat, people.alice), await in_unit(new_chat, people.alice)
+    claims = await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        short = await send(engine, claims, first, "[[n=20 rate=100]]")
+        long = await send(engine, claims, second, "[[n=5000 rate=100]]")
+        reading = [asyncio.create_task(read_to_end(engine, one.reply_id)) for one in (short, long)]
+        await asyncio.sleep(0.1)
+        await engine.drain()
+        (_, short_status), (text, long_status) = await asyncio.gather(*reading)
+    assert (short_status, long_status) == ("complete", "interrupted")
+    assert (await in_unit(stored, long.reply_id)).content == text != ""
