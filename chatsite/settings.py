@@ -185,10 +185,10 @@ LOGGING = {
 
 # --- REST --------------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["conversations.api.auth.TokenAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["conversations.api.scoped.IsApproved"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["conversations.api.authentication.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["conversations.api.permissions.IsApproved"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["conversations.api.parsers.JsonParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "conversations.api.errors.handle_exception",
     "UNAUTHENTICATED_USER": None,
@@ -205,5 +205,15 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "PREPROCESSING_HOOKS": ["conversations.api.openapi.one_path_each"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "conversations.api.openapi.add_streams",
+        "conversations.api.openapi.add_problems",
+    ],
+    "ENUM_NAME_OVERRIDES": {
+        "MembershipStatus": "conversations.models.Membership.Status",
+        "MessageStatus": "conversations.models.Message.Status",
+    },
 }
 UNFOLD = {"SITE_TITLE": "Chat", "SITE_HEADER": "Chat", "SHOW_HISTORY": True, "SHOW_VIEW_ON_SITE": True}

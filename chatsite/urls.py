@@ -15,3 +15,8 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("conversations.api.urls")),
 ]
+
+handler400 = "conversations.api.errors.handler400"
+handler403 = "conversations.api.errors.handler403"
+handler404 = "conversations.api.errors.handler404"
+handler500 = "conversations.api.errors.handler500"

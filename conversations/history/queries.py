@@ -81,6 +81,11 @@ def conversations_by_id(membership: Membership, ids: Sequence[int]) -> QuerySet[
     return rows.annotate(is_generating=Exists(running)).order_by(*HISTORY_ORDER)
 
 
+def is_generating(conversation: Conversation) -> bool:
+    """Return whether a reply is under way in this conversation."""
+    return _messages_of(conversation).filter(status=Message.Status.STREAMING).exists()
+
+
 def message_page(conversation: Conversation, *, page: int = 1, page_size: int = 50) -> Page:
     """Return one page of a conversation's messages, oldest first: page 1 holds the oldest."""
     rows = _messages_of(conversation)

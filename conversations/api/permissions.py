@@ -1,0 +1,31 @@
+"""Who may call what. Apart from the views, because DRF loads these while it loads its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from conversations.errors import NotAllowed, NotSignedIn
+
+
+class IsSignedIn(BasePermission):
+    """Lets in every member with a good token, approved or not."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """Return True for a member; raise NotSignedIn otherwise."""
+        if getattr(request, "membership", None) is None:
+            raise NotSignedIn
+        return True
+
+
+class IsApproved(IsSignedIn):
+    """Lets in members who may chat."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """Return True for an approved member; raise NotSignedIn or NotAllowed otherwise."""
+        super().has_permission(request, view)
+        if not request.membership.is_approved:  # type: ignore[attr-defined]
+            raise NotAllowed("not_approved")
+        return True
