@@ -547,9 +547,11 @@ def _write_access_files(at: Place) -> None:
     """Say who may connect: whoever enters the 0700 directory; only root, where others share its account."""
     rule = "local all all peer map=owner\n" if at.is_service_account else "local all all trust\n"
     for name, text in (("pg_hba.conf", rule), ("pg_ident.conf", "owner root all\n")):
-        path = at.home / name
-        path.write_text(text)
-        path.chmod(0o644)  # the directory is 0700; root may have written it for the server's account
+        fresh = at.home / f"{name}.new"
+        fresh.unlink(missing_ok=True)
+        fresh.write_text(text)
+        fresh.chmod(0o644)  # root may have written it for the server's account; the directory is 0700
+        fresh.rename(at.home / name)
 
 
 def _introduce_application(at: Place) -> None:
