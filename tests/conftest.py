@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from django.conf import settings
 
 from tests.world import World, make_world
 
 
-def pytest_configure() -> None:
-    """Start the embedded server when no other is named; hash passwords quickly."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold the embedded server when no other is named, the last to leave stops it; hash passwords quickly."""
     from chatsite import postgres
 
-    if not os.environ.get("DATABASE_URL"):
-        postgres.ensure_running(settings.VAR_DIR)
+    if settings.EMBEDDED_POSTGRES:
+        held = postgres.hold(settings.VAR_DIR)
+        config.add_cleanup(lambda: held.release(stop_when_last=True))
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
