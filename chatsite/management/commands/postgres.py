@@ -17,7 +17,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take the action."""
-        parser.add_argument("action", choices=["start", "stop", "status", "url"])
+        parser.add_argument("action", choices=["start", "stop", "status", "url", "bin"])
         parser.add_argument("--if-unused", action="store_true", help="stop: only when no process uses it")
 
     def handle(self, *args: Any, action: str, if_unused: bool, **options: Any) -> None:
@@ -32,6 +32,8 @@ class Command(BaseCommand):
     def _answer(self, action: str, *, if_unused: bool) -> str:
         if action == "url":
             return postgres.dsn(settings.VAR_DIR)
+        if action == "bin":
+            return str(postgres.installed_programs())
         if action == "stop":
             return "stopped" if postgres.stop(settings.VAR_DIR, only_when_unused=if_unused) else "left as it was"
         if action == "start":
