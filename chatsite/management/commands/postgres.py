@@ -35,7 +35,8 @@ class Command(BaseCommand):
         if action == "bin":
             return str(postgres.installed_programs())
         if action == "stop":
-            return "stopped" if postgres.stop(settings.VAR_DIR, only_when_unused=if_unused) else "left as it was"
+            if postgres.stop(settings.VAR_DIR, only_when_unused=if_unused):
+                return "stopped"
         if action == "start":
             postgres.keep(settings.VAR_DIR)
         found = postgres.status(settings.VAR_DIR)
