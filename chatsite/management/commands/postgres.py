@@ -34,9 +34,8 @@ class Command(BaseCommand):
             return postgres.dsn(settings.VAR_DIR)
         if action == "bin":
             return str(postgres.installed_programs())
-        if action == "stop":
-            if postgres.stop(settings.VAR_DIR, only_when_unused=if_unused):
-                return "stopped"
+        if action == "stop" and postgres.stop(settings.VAR_DIR, only_when_unused=if_unused):
+            return "stopped"
         if action == "start":
             postgres.keep(settings.VAR_DIR)
         found = postgres.status(settings.VAR_DIR)
