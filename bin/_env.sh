@@ -4,6 +4,7 @@
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd -- "$root"
 venv=$root/.venv
+lock_file=$root/.venv.lock
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore PYTHONUTF8=1
 [ -n "${HOME:-}" ] || export PIP_NO_CACHE_DIR=1 # without a home pip would put its cache below /
 
@@ -25,6 +26,9 @@ find_python() {
   return 1
 }
 
+# take_lock PYTHON: waits for the lock on file descriptor 9, which this shell keeps until it closes it.
+take_lock() { "$1" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'; }
+
 # setup FILE: makes .venv hold what the requirements file says. Safe from several shells at once.
 setup() {
   local requirements=$1 base stamp wanted
@@ -32,8 +36,8 @@ setup() {
   stamp=$venv/.installed-${requirements%.txt}
   wanted=$(fingerprint "$base" "$requirements")
   is_installed && return
-  exec 9>"$root/.venv.lock"
-  "$base" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+  exec 9>"$lock_file"
+  take_lock "$base"
   if ! is_installed; then
     say "Setting up .venv from $requirements with $("$base" --version) ..."
     make_venv
