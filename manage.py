@@ -49,6 +49,7 @@ def embedded_postgres(arguments: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # already on the way out
         held.release(stop_when_last=True)
 
 

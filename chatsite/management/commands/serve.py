@@ -153,17 +153,19 @@ class Supervisor:
             self._interrupts += number == signal.SIGINT
 
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = {number: signal.signal(number, end) for number in numbers}
+        for number in numbers:
+            signal.signal(number, end)
         before_wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         # With a handler in place a dying worker wakes us at once.
-        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self._selector.register(ours, selectors.EVENT_READ)
         try:
             yield
         finally:
             signal.set_wakeup_fd(before_wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in numbers:  # what follows is the way out; a second signal shall not change the status
+                signal.signal(number, signal.SIG_IGN)
             self._selector.close()
             ours.close()
             theirs.close()
