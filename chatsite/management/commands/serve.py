@@ -276,7 +276,7 @@ class WorkerServer(uvicorn.Server):
         self._parent = parent
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Take SIGTERM as the wish to drain. The base class raises it again at the end, which is not status 0."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self.handle_exit)
