@@ -10,7 +10,7 @@ import datetime as dt
 import email.utils
 import re
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -21,7 +21,7 @@ from providers import errors
 from providers.base import Clocks
 from providers.clients.openai_reducer import Reducer
 from providers.credentials import Secret
-from providers.http import RELEASE, TRUSTED
+from providers.http import READ, RELEASE, TRUSTED
 from providers.sse import loads
 from providers.types import ChatRequest, StreamItem, storable
 
@@ -80,16 +80,16 @@ class OpenAIChatProvider:
             if response.status_code != 200:
                 raise await self._refusal(response, chunks, watch)
             inflate = self._check_head(response)
-            read = chunks.__anext__
+            read = response.extensions.get(READ) or _reader(chunks)
             was_finishing = False
             while not reducer.is_over:
                 watch.begin()
                 try:
                     chunk = await read()
-                except StopAsyncIteration:
-                    break
                 except httpx.TransportError as error:
                     lost = error
+                    break
+                if not chunk:
                     break
                 before = reducer.payloads
                 if inflate is None:
@@ -478,6 +478,18 @@ def _incomplete(
     if reducer.payloads == 0:
         return errors.MalformedReply(code="not_a_reply", provider_request_id=request_id)
     return errors.StreamCut(provider_request_id=request_id)
+
+
+def _reader(chunks: AsyncIterator[bytes]) -> Callable[[], Awaitable[bytes]]:
+    """Return a function that waits for the next bytes of a body, b"" at its end."""
+
+    async def read() -> bytes:
+        while (chunk := await anext(chunks, None)) is not None:
+            if chunk:
+                return chunk
+        return b""
+
+    return read
 
 
 def _inflater() -> Callable[[bytes], Iterable[bytes]]:
