@@ -1,14 +1,16 @@
-"""Which endpoint answers: choice by priority, weight and load, a circuit breaker each, and the clients.
+"""Which endpoint answers: choice by priority, weight and load, a circuit breaker each, clients, a test call.
 
 State is this process's own: each worker finds out for itself whether an endpoint is ill.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -16,8 +18,9 @@ from providers import errors
 from providers.base import ChatProvider
 from providers.clients.openai_chat import OpenAIChatProvider
 from providers.clients.scripted import ScriptedProvider
-from providers.http import shared_client
+from providers.http import close_shared_clients, shared_client
 from providers.registry import EndpointConfig, Snapshot, policy_from_settings
+from providers.types import ChatMessage, ChatRequest, Delta, Finished, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +175,10 @@ class Pool:
         self._providers = {key: kept for key, kept in self._providers.items() if key in keys}
         self._breakers = {key: kept for key, kept in self._breakers.items() if key in keys}
 
+    async def close(self) -> None:
+        """Close the connections of the running event loop."""
+        await close_shared_clients()
+
     def _new_provider(self, endpoint: EndpointConfig) -> ChatProvider:
         if endpoint.dialect == "scripted":
             script = endpoint.params.get("script")
@@ -186,3 +193,64 @@ class Pool:
             is_trusted_address=endpoint.is_trusted_address,
             client=self._client,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What a test call to one endpoint found; vendor_message is for staff only."""
+
+    is_ok: bool
+    latency_ms: int
+    first_token_ms: int | None = None
+    sample: str = field(default="", repr=False)
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    error_code: str | None = None
+    vendor_message: str | None = field(default=None, repr=False)
+
+
+async def probe(
+    endpoint: EndpointConfig,
+    *,
+    pool: Pool | None = None,
+    question: str = "请只回答两个字：你好",
+    seconds: float = 30.0,
+    sample_chars: int = 200,
+) -> ProbeResult:
+    """Return how a small streamed call to this endpoint went; never raises for what the endpoint does."""
+    began = time.monotonic()
+    first: float | None = None
+    pieces: list[str] = []
+    finished: Finished | None = None
+    error: errors.ProviderError | None = None
+
+    def since(moment: float) -> int:
+        return round((moment - began) * 1000)
+
+    try:
+        async with asyncio.timeout(seconds):
+            provider = (pool or Pool()).provider_for(endpoint)
+            stream = provider.stream(ChatRequest((ChatMessage("user", question),)))
+            async with aclosing(stream):
+                async for item in stream:
+                    if isinstance(item, Delta):
+                        first = first or time.monotonic()
+                        pieces.append(item.text or item.reasoning)
+                        if sum(map(len, pieces)) >= sample_chars:
+                            break
+                    else:
+                        finished = item
+    except TimeoutError:
+        error = errors.TimedOut("total" if first else "first")
+    except errors.ProviderError as failure:
+        error = failure
+    return ProbeResult(
+        is_ok=error is None and first is not None,
+        latency_ms=since(time.monotonic()),
+        first_token_ms=None if first is None else since(first),
+        sample="".join(pieces)[:sample_chars],
+        finish_reason=finished.finish_reason if finished else None,
+        usage=finished.usage if finished else None,
+        error_code=error.code if error else (None if first else "empty_reply"),
+        vendor_message=error.vendor_message if error else None,
+    )

@@ -1,0 +1,43 @@
+"""`manage.py rotate_keys`: encrypt every stored secret with the newest key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from providers.credentials import new_key, rotate
+from providers.errors import Misconfigured
+from providers.models import Endpoint
+
+
+class Command(BaseCommand):
+    """Put a new key first in SECRET_KEYS (or secret.keys), restart, run this, then drop the old key."""
+
+    help = "Encrypt every stored secret again with the first key of SECRET_KEYS. --new prints a fresh key."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take --new."""
+        parser.add_argument("--new", action="store_true", help="only print a fresh key for the list")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Rotate all or nothing."""
+        if options["new"]:
+            self.stdout.write(new_key())
+            return
+        with transaction.atomic():
+            rows = list(Endpoint.objects.select_for_update().exclude(api_key_encrypted="").order_by("id"))
+            unreadable = []
+            for row in rows:
+                try:
+                    row.api_key_encrypted = rotate(row.api_key_encrypted)
+                except Misconfigured:
+                    unreadable.append(row.name)
+            if unreadable:
+                raise CommandError(
+                    "No key of the list opens the secret of: " + ", ".join(unreadable) + ". Nothing was changed."
+                )
+            for row in rows:
+                row.save(update_fields=["api_key_encrypted"])
+        self.stdout.write(f"{len(rows)} secrets are now under the first key.")
