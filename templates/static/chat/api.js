@@ -5,6 +5,7 @@ import { language, t } from "./i18n.js";
 const SESSION = "chat.session";
 const REFRESH_LOCK = "chat.refresh";
 const LEASE_MS = 15000;
+const OTHER_TAB_MS = 3000;
 
 /** An answer of the server that is not a success (RFC 9457). */
 export class ApiError extends Error {
@@ -133,12 +134,61 @@ async function alone(name, fn) {
   }
 }
 
+// localStorage reaches other tabs a moment after it is written, even when a lock orders the tabs. So the refresh
+// token that is being spent is also noted in IndexedDB, which all tabs see in one order.
+
+function spentNote() {
+  return new Promise((resolve, reject) => {
+    const opening = indexedDB.open("chat", 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("notes");
+    opening.onsuccess = () => resolve(opening.result);
+    opening.onerror = () => reject(opening.error);
+  });
+}
+
+/** Note this refresh token as spent; false when another tab had already done so. */
+async function claim(refresh) {
+  let database;
+  try {
+    database = await spentNote();
+  } catch {
+    return true; // no IndexedDB in this browser or mode: the lock alone must do
+  }
+  return new Promise((resolve) => {
+    const notes = database.transaction("notes", "readwrite");
+    const store = notes.objectStore("notes");
+    const reading = store.get("spent");
+    let isMine = true;
+    reading.onsuccess = () => {
+      isMine = reading.result !== refresh;
+      if (isMine) store.put(refresh, "spent");
+    };
+    const end = () => {
+      database.close();
+      resolve(isMine);
+    };
+    notes.oncomplete = end;
+    notes.onabort = end;
+  });
+}
+
+/** The session once another tab's answer has arrived here, or the same one when none comes. */
+async function waitForOther(held) {
+  for (const deadline = Date.now() + OTHER_TAB_MS; Date.now() < deadline; ) {
+    const now = session();
+    if (now?.refresh !== held.refresh) return now;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  return held; // that tab was closed before it got an answer
+}
+
 let renewing = null;
 
 /** An access token other than the refused one. A refresh token works once, so one tab renews for all. */
 function renew(refused) {
   renewing ??= alone(REFRESH_LOCK, async () => {
-    const held = session();
+    let held = session();
+    if (held && held.access === refused && !(await claim(held.refresh))) held = await waitForOther(held);
     if (!held) throw new SignedOut();
     if (held.access !== refused) return held.access; // another tab was first
     const response = await post("/api/auth/token/refresh", { refresh: held.refresh });

@@ -9,6 +9,7 @@ import { Thread } from "./thread.js";
 const SITE = "chat.site";
 const USERNAME = "chat.username";
 const WAITING_POLL_MS = 10000;
+const UNREACHABLE_POLL_MS = 4000;
 
 let person = null;
 let sidebar = null;
@@ -67,14 +68,15 @@ function showSignIn(message = "") {
   byId(byId("username").value ? "password" : "username").focus();
 }
 
-function showWaiting(me) {
+/** Show why this person cannot chat yet: "waiting", "rejected", "suspended" or "unreachable". */
+function showWaiting(state, me = {}) {
   leaveApp();
-  const state = ["rejected", "suspended"].includes(me.status) ? me.status : "waiting";
   say(byId("waiting-title"), `${state}Title`);
   say(byId("waiting-text"), `${state}Text`);
   byId("waiting-who").textContent = [nameOf(me), siteNameOf(me)].filter(Boolean).join(" · ");
   showGate("waiting");
   if (state === "waiting") waitingTimer = setTimeout(enter, WAITING_POLL_MS);
+  if (state === "unreachable") waitingTimer = setTimeout(enter, UNREACHABLE_POLL_MS);
 }
 
 async function submitSignIn(event) {
@@ -113,12 +115,16 @@ async function enter() {
   try {
     me = await api.json("/api/auth/me");
   } catch (error) {
-    if (error instanceof api.SignedOut) return showSignIn(person ? error.message : "");
-    showSignIn(error.message); // not reachable: the session stays, the next load tries again
-    return undefined;
+    const isGone = error instanceof api.SignedOut;
+    if (isGone || (error instanceof api.ApiError && error.status < 500 && error.status !== 429)) {
+      showSignIn(isGone && !person ? "" : error.message);
+    } else {
+      showWaiting("unreachable"); // the session stays
+    }
+    return;
   }
-  if (me.status !== "approved") return showWaiting(me);
-  return showApp(me);
+  if (me.status === "approved") showApp(me);
+  else showWaiting(["rejected", "suspended"].includes(me.status) ? me.status : "waiting", me);
 }
 
 // --- inside ----------------------------------------------------------------------------------------------------------
@@ -139,7 +145,7 @@ function showApp(me) {
   byId("person-initial").textContent = Array.from(name)[0]?.toUpperCase() ?? "";
   if (name) say(byId("greeting"), "greetingNamed", { name });
   else say(byId("greeting"), "greeting");
-  const owner = JSON.stringify([api.session()?.membership ?? null, me.user, me.site]);
+  const owner = JSON.stringify([me.user, me.site]);
   sidebar.start();
   thread.start(owner);
   open(chatInAddress() ?? thread.pendingChatId());
@@ -221,7 +227,7 @@ function begin() {
   });
   byId("check-again").addEventListener("click", async () => {
     await enter();
-    if (!byId("waiting").hidden) toast("stillWaiting");
+    if (byId("waiting-title").dataset.i18n === "waitingTitle" && !byId("waiting").hidden) toast("stillWaiting");
   });
   for (const button of document.querySelectorAll(".js-language")) {
     button.addEventListener("click", () => {
@@ -257,7 +263,8 @@ function begin() {
   window.addEventListener("offline", () => toast("offline"));
   window.addEventListener("online", () => {
     toast("online");
-    thread.hurry();
+    if (person) thread.hurry();
+    else if (!byId("waiting").hidden) enter();
   });
   document.addEventListener("visibilitychange", () => {
     if (document.hidden || !person) return;

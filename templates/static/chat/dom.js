@@ -74,13 +74,16 @@ let toastTimer = 0;
 /** Say something in passing at the bottom of the page, also to screen readers. */
 export function toast(key, values) {
   const box = byId("toast");
-  if (values === undefined && key && !/^\w+$/.test(key)) box.textContent = key;
-  else say(box, key, values);
+  if (/^\w+$/.test(key)) {
+    say(box, key, values);
+  } else {
+    delete box.dataset.i18n; // a sentence of the server, in the language it was asked for
+    box.textContent = key;
+  }
   box.classList.add("is-shown");
   clearTimeout(toastTimer);
   toastTimer = setTimeout(() => {
     box.classList.remove("is-shown");
-    box.removeAttribute("data-i18n");
   }, 3200);
 }
 

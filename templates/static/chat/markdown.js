@@ -216,6 +216,9 @@ function findClose(text, from, mark) {
 
 const EMPHASIS = [["**", "strong"], ["__", "strong"], ["~~", "del"], ["*", "em"], ["_", "em"]];
 
+// While a block still grows, bold and code that are not closed yet are shown as if they were: no stray marks.
+let isGrowing = false;
+
 /** Append the inline content of a text to a parent. */
 function inline(parent, text, depth = 0) {
   let plain = 0;
@@ -247,14 +250,15 @@ function inline(parent, text, depth = 0) {
       const ticks = /`+/y;
       ticks.lastIndex = i;
       const mark = ticks.exec(text)[0];
-      const end = hopeless.has(mark) ? -1 : findTicks(text, i + mark.length, mark.length);
+      let end = hopeless.has(mark) ? -1 : findTicks(text, i + mark.length, mark.length);
+      if (end < 0 && isGrowing && i + mark.length < text.length) end = text.length;
       if (end < 0) {
         hopeless.add(mark);
         i += mark.length;
       } else {
         let code = text.slice(i + mark.length, end).replaceAll("\n", " ");
         if (/^ .*[^ ].* $/.test(code)) code = code.slice(1, -1);
-        put(el("code", "", code), i, end + mark.length);
+        put(el("code", "", code), i, Math.min(end + mark.length, text.length));
       }
     } else if ((char === "[" || char === "!") && depth < MAX_DEPTH) {
       LINK.lastIndex = i;
@@ -279,14 +283,15 @@ function inline(parent, text, depth = 0) {
       const mark = emphasis ? emphasis[0] : char;
       const inner = i + mark.length;
       const opens = emphasis && !hopeless.has(mark) && !isSpace(text[inner]) && !(mark[0] === "_" && isWord(text[i - 1]));
-      const end = opens ? findClose(text, inner, mark) : -1;
+      let end = opens ? findClose(text, inner, mark) : -1;
+      if (end < 0 && opens && isGrowing && mark === "**") end = text.length;
       if (end < 0) {
         if (opens) hopeless.add(mark);
         i = inner;
       } else {
         const node = el(emphasis[1]);
         inline(node, text.slice(inner, end), depth + 1);
-        put(node, i, end + mark.length);
+        put(node, i, Math.min(end + mark.length, text.length));
       }
     }
   }
@@ -400,7 +405,9 @@ export class MarkdownView {
       // Final when a whole line of the next block is here: a partial line may still turn into something else.
       const next = blocks[index + 1];
       const final = ended || (next && next.start < lines.length - 1);
+      isGrowing = !final;
       const node = open ? this.rebuild(open, block) : build(block);
+      isGrowing = false;
       if (!open) this.root.append(node);
       open = null;
       if (final) {

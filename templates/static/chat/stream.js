@@ -4,6 +4,7 @@ import { ApiError, SignedOut, call } from "./api.js";
 import { sleep } from "./dom.js";
 
 const SILENCE_MS = 25000; // the server sends a comment every 10 s
+const SUSPECT_MS = 12000; // a phone that slept, or a network that changed, kills connections without a word
 const BACKOFF_MS = [300, 1000, 2000, 4000, 8000, 15000];
 
 /** Turns the bytes of an event stream into events {id, event, data}, whatever the cuts between chunks. */
@@ -102,6 +103,8 @@ export class ReplyFollower {
     this.closed = new AbortController();
     this.retry = new AbortController();
     this.reading = null;
+    this.heardAt = Date.now();
+    this.giveUp = () => {};
   }
 
   /** Stop reading. The reply itself goes on: only stop ends it. */
@@ -111,9 +114,10 @@ export class ReplyFollower {
     this.reading?.abort();
   }
 
-  /** Do not wait any longer before the next try. */
+  /** Do not wait any longer before the next try, and do not trust a connection that has been silent. */
   hurry() {
     this.retry.abort();
+    if (Date.now() - this.heardAt > SUSPECT_MS) this.giveUp();
   }
 
   /** Read from this response, if there is one, then resume until the reply has ended. */
@@ -185,17 +189,18 @@ export class ReplyFollower {
     const reader = response.body.getReader();
     const events = new EventDecoder();
     let alarm = 0;
-    let overdue;
+    this.heardAt = Date.now();
     const silence = new Promise((resolve) => {
-      overdue = resolve;
+      this.giveUp = () => resolve(null);
     });
-    const stopReading = () => overdue();
+    const stopReading = this.giveUp;
     this.closed.signal.addEventListener("abort", stopReading);
     try {
       for (;;) {
-        alarm = setTimeout(overdue, SILENCE_MS);
+        alarm = setTimeout(stopReading, SILENCE_MS);
         const chunk = await Promise.race([reader.read(), silence]);
         clearTimeout(alarm);
+        this.heardAt = Date.now();
         if (!chunk || chunk.done) return false;
         for (const event of events.push(chunk.value)) {
           if (this.closed.signal.aborted) return false;

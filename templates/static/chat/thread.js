@@ -48,6 +48,8 @@ export class Thread {
     this.follower = null;
     this.sending = false;
     this.stopWanted = false;
+    this.waitToSend = new AbortController();
+    this.opening = null;
     this.stuck = true;
     this.lastTop = 0;
     this.scroller = byId("scroller");
@@ -105,6 +107,7 @@ export class Thread {
     this.follower = null;
     this.sending = false;
     this.stopWanted = false;
+    this.opening = null;
     this.turns = [];
     this.list.replaceChildren();
     show(byId("older"), false);
@@ -132,7 +135,11 @@ export class Thread {
     show(byId("welcome"), chatId === null);
     const visit = this.visit;
     if (chatId !== null) {
-      if (!(await this.load())) return;
+      const opening = this.load();
+      this.opening = opening;
+      const isOpen = await opening;
+      if (this.opening === opening) this.opening = null;
+      if (!isOpen) return;
       this.fetchTitle(visit);
     }
     const pending = pendingSend.read();
@@ -170,7 +177,10 @@ export class Thread {
       this.loading = false;
     }
     if (visit !== this.visit || this.busy) return false;
-    if (quiet && this.shows(page.items)) return true;
+    if (quiet && this.shows(page.items)) {
+      this.followRunning();
+      return true;
+    }
     this.turns = [];
     this.list.replaceChildren();
     for (const message of page.items) this.add(message);
@@ -394,6 +404,7 @@ export class Thread {
 
   /** The network or the page is back: do not wait, and see what happened meanwhile. */
   hurry() {
+    this.waitToSend.abort();
     if (this.follower) this.follower.hurry();
     else this.catchUp();
   }
@@ -433,6 +444,11 @@ export class Thread {
     if (!content || countChars(content) > MAX_CHARS) return;
     if (this.busy) {
       this.notice("running");
+      return;
+    }
+    if (this.opening) {
+      const visit = this.visit;
+      this.opening.then((isOpen) => isOpen && visit === this.visit && this.submit());
       return;
     }
     const pending = {
@@ -515,7 +531,8 @@ export class Thread {
       } catch (error) {
         if (!mayPass(error) || failures >= SEND_BACKOFF_MS.length) throw error;
         if (visit === this.visit) views?.said?.complain("sendWaiting");
-        await sleep(Math.max(SEND_BACKOFF_MS[failures], (error.retryAfterSeconds ?? 0) * 1000));
+        this.waitToSend = new AbortController();
+        await sleep(Math.max(SEND_BACKOFF_MS[failures], (error.retryAfterSeconds ?? 0) * 1000), this.waitToSend.signal);
       }
     }
   }
@@ -594,7 +611,10 @@ export class Thread {
       const messageId = Number(response.headers.get("X-Message-Id")) || null;
       if (messageId) reply.identify(messageId);
       announceWords("writing");
-      this.follow(reply, response);
+      this.follow(reply, response, () => {
+        drop();
+        this.hooks.onTrouble(new Unreachable());
+      });
       this.hooks.onActivity();
     } catch (error) {
       if (visit !== this.visit) return;
