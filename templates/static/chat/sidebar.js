@@ -197,15 +197,17 @@ export class Sidebar {
     const focused = document.activeElement?.dataset?.focus;
     const top = this.root.scrollTop;
     const parts = [];
+    // A conversation is made with its first message; when that never arrived, there is nothing to show.
+    const chats = this.chats.filter((chat) => chat.title || chat.messageCount !== 0 || chat.chatId === this.selected);
     if (this.query) {
-      parts.push(...this.group("results", this.chats));
+      parts.push(...this.group("results", chats));
     } else {
       const now = new Date();
       for (const name of GROUPS) {
-        parts.push(...this.group(name, this.chats.filter((chat) => groupOf(chat, now) === name)));
+        parts.push(...this.group(name, chats.filter((chat) => groupOf(chat, now) === name)));
       }
     }
-    if (!this.chats.length && this.loaded && !this.loading && !this.failed) {
+    if (!chats.length && this.loaded && !this.loading && !this.failed) {
       let key = this.archived ? "noArchived" : "noConversations";
       if (this.query) key = "noResults";
       parts.push(say(el("p", "history-empty"), key));

@@ -5,7 +5,7 @@ import { sleep } from "./dom.js";
 
 const SILENCE_MS = 25000; // the server sends a comment every 10 s
 const SUSPECT_MS = 12000; // a phone that slept, or a network that changed, kills connections without a word
-const BACKOFF_MS = [300, 1000, 2000, 4000, 8000, 15000];
+const BACKOFF_MS = [300, 800, 1500, 3000, 6000, 12000];
 
 /** Turns the bytes of an event stream into events {id, event, data}, whatever the cuts between chunks. */
 export class EventDecoder {

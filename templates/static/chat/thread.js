@@ -366,8 +366,7 @@ export class Thread {
           this.ended(view, { status, finishReason, usage, createdAt, referenceCard });
         }),
         failed: here((data) => {
-          const changed = { status: data.status ?? "failed", errorMessage: data.message };
-          this.ended(view, changed);
+          this.ended(view, { status: data.status ?? "failed", errorMessage: data.message });
         }),
         lost: here((error) => {
           this.follower = null;
@@ -396,7 +395,7 @@ export class Thread {
   ended(view, values) {
     this.follower = null;
     this.stopWanted = false;
-    view.finish(values);
+    view.finish({ createdAt: view.message.createdAt ?? new Date().toISOString(), ...values });
     this.arrange();
     this.drawComposer();
     this.hooks.onActivity();
