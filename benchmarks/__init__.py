@@ -1,0 +1,1 @@
+"""Programs that measure or prove one promise each, against real processes over real sockets."""
