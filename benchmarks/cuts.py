@@ -147,12 +147,8 @@ async def judge(report: reports.Report, member: Member, chat_id: int, plan: Plan
         rest.text == tail,
         f"{where}{offset} {rest.status} {rest.text!r}"[:600],
     )
-    ended = rest.terminal is not None and rest.terminal.data == (
-        reading.terminal.data if reading.terminal else ""
-    )
-    report.check(
-        "a replay ends with the same terminal event", ended, f"{where}{rest.terminal} {reading.terminal}"
-    )
+    ended = rest.terminal is not None and rest.terminal.data == (reading.terminal.data if reading.terminal else "")
+    report.check("a replay ends with the same terminal event", ended, f"{where}{rest.terminal} {reading.terminal}")
 
 
 async def main(arguments: argparse.Namespace) -> int:
@@ -181,13 +177,9 @@ async def main(arguments: argparse.Namespace) -> int:
                 if counts["streams"] % 100 == 0:
                     report.say(f"{counts['streams']} streams, {counts['streams cut']} cut")
             said = [
-                item["content"]
-                for item in await member.transcript(workers[0], chat_id)
-                if item["role"] == "user"
+                item["content"] for item in await member.transcript(workers[0], chat_id) if item["role"] == "user"
             ]
-            report.check(
-                "no question is lost or doubled", said == sent, f"{len(said)} stored, {len(sent)} sent"
-            )
+            report.check("no question is lost or doubled", said == sent, f"{len(said)} stored, {len(sent)} sent")
 
         jobs = [client(members[index % 3]) for index in range(arguments.parallel)]
         for outcome in await asyncio.gather(*jobs, return_exceptions=True):

@@ -45,9 +45,7 @@ async def volley(
     for piece in pieces:
         reading = Reading()
         reading.absorb(piece, start=0)
-        report.check(
-            "each stream keeps the contract", not reading.violations, where + str(reading.violations)
-        )
+        report.check("each stream keeps the contract", not reading.violations, where + str(reading.violations))
     report.check("the text is whole", pieces[0].text == expected_text(number + 1, 30), where + pieces[0].text)
     items = await member.transcript(workers[1], chat_id)
     roles = [item["role"] for item in items]
@@ -88,9 +86,7 @@ async def conversations_once(
     payload = {"contextType": "general", "title": f"一次{number}"}
     made = await asyncio.gather(
         *[
-            member.call(
-                product.addresses[i % 2], "POST", f"{CHAT}/conversations", payload, key=f"conv-{number}"
-            )
+            member.call(product.addresses[i % 2], "POST", f"{CHAT}/conversations", payload, key=f"conv-{number}")
             for i in range(size)
         ]
     )

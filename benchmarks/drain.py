@@ -55,9 +55,7 @@ async def refusals(
     return seen
 
 
-async def one_round(
-    report: reports.Report, product: Product, *, number: int, streams: int, drain: float
-) -> None:
+async def one_round(report: reports.Report, product: Product, *, number: int, streams: int, drain: float) -> None:
     """Start short and long replies on one worker, end it with SIGTERM, and read everything on the other."""
     leaving, staying = product.workers
     members = [product.member(name) for name in ("alice", "bob", "carol")]
@@ -70,9 +68,7 @@ async def one_round(
     async def listen(i: int) -> None:
         n, rate = lengths[i]
         words = (
-            {"n": n, "rate": rate, "seed": i + 1}
-            if i % 4 != 2
-            else {"fault": "stall", "after": 5, "seed": i + 1}
+            {"n": n, "rate": rate, "seed": i + 1} if i % 4 != 2 else {"fault": "stall", "after": 5, "seed": i + 1}
         )
         pieces[i] = await members[i % 3].send(
             leaving.address,

@@ -3,7 +3,7 @@
 Two workers share one database. Stubborn clients chat all the time with Idempotency-Key and Last-Event-ID,
 while
 
-  (default)    one worker after the other is killed with SIGKILL and started again;
+  (default)    one worker after the other is killed with SIGKILL, with or without its parent, and started again;
   --pause      a worker is stopped with SIGSTOP for 12 s and woken with SIGCONT: it must not write anything;
   --database   PostgreSQL is crashed (SIGQUIT and SIGKILL in turn) and started again.
 """
@@ -58,11 +58,7 @@ def seconds_after_death(turn: Turn, deaths: dict[Address, list[float]]) -> float
         return None
     owners = {turn.accepted_by} if turn.accepted_by else turn.asked
     hits = [
-        at
-        for owner in owners
-        if owner
-        for at in deaths.get(owner, [])
-        if turn.started_at < at < turn.ended_at
+        at for owner in owners if owner for at in deaths.get(owner, []) if turn.started_at < at < turn.ended_at
     ]
     if not hits or turn.first_break_at is None:
         return None
@@ -88,9 +84,7 @@ async def summarize(
         await client.member.call(product.addresses[1], "GET", "/api/xcx/chat/history?pageSize=100")
         for client in clients[:3]
     ]
-    generating = [
-        item for page in history for item in (page.json() or {}).get("items", []) if item["generating"]
-    ]
+    generating = [item for page in history for item in (page.json() or {}).get("items", []) if item["generating"]]
     report.check("no conversation is still generating", not generating, generating[:2])
     report.figure("turns", len(turns))
     report.figure("turns by status", dict(statuses))
@@ -114,10 +108,15 @@ async def kill_workers(product: Product, report: reports.Report, arguments: argp
         for kill in range(arguments.kills):
             await asyncio.sleep(dice.random() * 1.5)
             worker = product.workers[dice.randrange(2)]
-            worker.kill()
-            deaths[worker.address].append(time.monotonic())
-            await asyncio.sleep(dice.random() * 0.5)
-            await worker.start()
+            if dice.random() < 0.5:
+                worker.kill_child()
+                deaths[worker.address].append(time.monotonic())
+                await worker.replaced()
+            else:
+                worker.kill()
+                deaths[worker.address].append(time.monotonic())
+                await asyncio.sleep(dice.random() * 0.5)
+                await worker.start()
             if kill % 20 == 19:
                 report.say(f"{kill + 1} kills, {sum(len(client.turns) for client in clients)} turns")
             if time.monotonic() > until:
@@ -202,9 +201,7 @@ async def pause_once(
     await asyncio.sleep(5)
     for i, chat_id in enumerate(chats):
         after = await members[i % 3].transcript(other.address, chat_id)
-        report.check(
-            "the woken worker writes nothing", after == histories[i], f"{histories[i]} became {after}"
-        )
+        report.check("the woken worker writes nothing", after == histories[i], f"{histories[i]} became {after}")
     left = await product.provider.open_streams()
     report.check("the woken worker drops its upstreams", left == 0, left)
     calls = await calls_total(product) - before

@@ -64,6 +64,7 @@ async def main(arguments: argparse.Namespace) -> int:
     async with Product(keep=arguments.keep, DB_POOL_SIZE="6", DB_ENGINE_POOL_SIZE="4") as product:
         await product.start(1)
         worker = product.workers[0]
+        pid = worker.serving_pid
         members = [product.member(name) for name in ("alice", "bob", "carol")]
         chats = [await members[i % 3].create_chat(worker.address) for i in range(arguments.streams)]
         times: dict[str, list[float]] = defaultdict(list)
@@ -74,9 +75,9 @@ async def main(arguments: argparse.Namespace) -> int:
                 f"{reports.percentile(values, 0.5):.1f} / {reports.percentile(values, 0.95):.1f}",
             )
         idle = (
-            status_value(worker.pid, "Threads"),
+            status_value(pid, "Threads"),
             product.database.connections(),
-            status_value(worker.pid, "VmRSS"),
+            status_value(pid, "VmRSS"),
         )
         tokens = int(arguments.rate * (arguments.seconds + 12))
         report.say(f"opening {arguments.streams} streams of {tokens} tokens")
@@ -120,7 +121,7 @@ async def main(arguments: argparse.Namespace) -> int:
         async def sample() -> None:
             for _ in range(max(int(arguments.seconds) - 1, 1)):
                 connections = await asyncio.to_thread(product.database.connections)
-                samples.append((status_value(worker.pid, "Threads"), connections))
+                samples.append((status_value(pid, "Threads"), connections))
                 await asyncio.sleep(1)
 
         until = time.monotonic() + arguments.seconds
@@ -131,9 +132,9 @@ async def main(arguments: argparse.Namespace) -> int:
         )
         still = await product.provider.open_streams()
         busy = (
-            status_value(worker.pid, "Threads"),
+            status_value(pid, "Threads"),
             product.database.connections(),
-            status_value(worker.pid, "VmRSS"),
+            status_value(pid, "VmRSS"),
         )
         report.check(
             "all streams were live during the probe",
@@ -157,18 +158,14 @@ async def main(arguments: argparse.Namespace) -> int:
             "time to first token while ramping, ms, p50 / p95",
             f"{reports.percentile(started, 0.5):.0f} / {reports.percentile(started, 0.95):.0f}",
         )
-        report.figure(
-            "threads, idle and with streams (min..max)", f"{idle[0]} and {min(threads)}..{max(threads)}"
-        )
+        report.figure("threads, idle and with streams (min..max)", f"{idle[0]} and {min(threads)}..{max(threads)}")
         report.figure(
             "database connections, idle and with streams",
             f"{idle[1]} and {min(connections)}..{max(connections)}",
         )
         report.figure("RSS idle and with streams, MiB", f"{idle[2] / 1024:.0f} and {busy[2] / 1024:.0f}")
-        report.figure("open files with streams", open_files(worker.pid))
-        report.check(
-            "threads stay constant", max(threads) - min(threads) <= 2 and max(threads) <= 40, threads
-        )
+        report.figure("open files with streams", open_files(pid))
+        report.check("threads stay constant", max(threads) - min(threads) <= 2 and max(threads) <= 40, threads)
         report.check("connections are bounded by pools, not by streams", max(connections) <= 12, connections)
         await asyncio.gather(*running)
         log = worker.log_path.read_text(errors="replace")

@@ -174,7 +174,7 @@ async def generate(
             cut(sloth.writer)
     highest, quiet = 0.0, 0
     for _ in range(480):
-        highest = max(highest, status_value(worker.pid, "VmRSS") / 1024)
+        highest = max(highest, status_value(worker.serving_pid, "VmRSS") / 1024)
         quiet = quiet + 1 if await product.provider.open_streams() <= (1 if is_slow else 0) else 0
         if quiet > 12:
             break
@@ -248,7 +248,5 @@ if __name__ == "__main__":
     parser = reports.parser(__doc__)
     parser.add_argument("--readers", type=int, default=16, help="readers that never read")
     parser.add_argument("--events", type=int, default=500, help="events of each reply")
-    parser.add_argument(
-        "--width", type=int, default=2000, help="characters of an event; 6 bytes each on the way"
-    )
+    parser.add_argument("--width", type=int, default=2000, help="characters of an event; 6 bytes each on the way")
     sys.exit(asyncio.run(main(parser.parse_args())))

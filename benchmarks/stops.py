@@ -48,9 +48,7 @@ async def stop_one(
     report.check("the stop is answered with 200", receipt.status == 200, where)
     closed_at = await product.provider.closed_at(tag, seconds=3)
     closed_ms = (closed_at - asked_at) * 1000 if closed_at else float("inf")
-    report.check(
-        f"upstream closed within {WITHIN_MS:.0f} ms", closed_ms < WITHIN_MS, f"{where}{closed_ms:.0f} ms"
-    )
+    report.check(f"upstream closed within {WITHIN_MS:.0f} ms", closed_ms < WITHIN_MS, f"{where}{closed_ms:.0f} ms")
     reading = Reading()
     reading.absorb(await stream, start=0)
     stored = await member.message(other, chat_id, message_id)
@@ -58,9 +56,7 @@ async def stop_one(
     report.check(
         "the reader's stream ends as stopped", reading.status() == "stopped", f"{where}{reading.terminal}"
     )
-    report.check(
-        "the contract of the stream is kept", not reading.violations, where + str(reading.violations)
-    )
+    report.check("the contract of the stream is kept", not reading.violations, where + str(reading.violations))
     report.check(
         "the reader has exactly the stored text",
         reading.text == stored["content"],
@@ -76,9 +72,7 @@ async def stop_one(
         f"{where}{len(stored['content'])} stored, {stored['status']}",
     )
     claimed = told.get("upstreamClosedMs")
-    is_true = (
-        isinstance(claimed, int | float) and claimed <= answered_ms + 5 and abs(claimed - closed_ms) < 150
-    )
+    is_true = isinstance(claimed, int | float) and claimed <= answered_ms + 5 and abs(claimed - closed_ms) < 150
     report.check(
         "the receipt's time is the provider's", is_true, f"{where}{claimed} against {closed_ms:.0f} ms seen"
     )

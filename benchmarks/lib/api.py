@@ -87,9 +87,7 @@ class Member:
         """POST a message and read its stream; with `last_event_id`, the POST with which a client resumes."""
         headers = await self.headers(worker, Idempotency_Key=key, Last_Event_ID=last_event_id)
         payload = {"chatId": chat_id, "content": content}
-        return await read_stream(
-            worker, "POST", f"{CHAT}/stream{query}", headers=headers, payload=payload, **how
-        )
+        return await read_stream(worker, "POST", f"{CHAT}/stream{query}", headers=headers, payload=payload, **how)
 
     async def resume(
         self,
@@ -110,9 +108,7 @@ class Member:
     ) -> Piece:
         """GET the stream of one reply, from its beginning or after `last_event_id`."""
         headers = await self.headers(worker, Last_Event_ID=last_event_id)
-        return await read_stream(
-            worker, "GET", f"{CHAT}/messages/{message_id}/stream", headers=headers, **how
-        )
+        return await read_stream(worker, "GET", f"{CHAT}/messages/{message_id}/stream", headers=headers, **how)
 
     async def stop(self, worker: Address, message_id: int) -> Answer:
         """Ask for the end of a running reply."""
@@ -124,9 +120,7 @@ class Member:
         items = expect(await self.call(worker, "GET", path))["items"]
         found = [item for item in items if item["id"] == message_id]
         if len(found) != 1:
-            raise UnexpectedAnswer(
-                f"message {message_id} is {len(found)} times in {path}: {str(items)[:300]}"
-            )
+            raise UnexpectedAnswer(f"message {message_id} is {len(found)} times in {path}: {str(items)[:300]}")
         return dict(found[0])
 
     async def transcript(self, worker: Address, chat_id: int) -> list[dict[str, Any]]:

@@ -63,9 +63,7 @@ class Chatter:
         while not self.is_stopping:
             n, rate = self.dice.choice(self.lengths)
             number = len(self.turns)
-            words = directive(
-                n=n, rate=rate, seed=self.dice.randrange(1, 1 << 30), tag=f"{self.name}-{number}"
-            )
+            words = directive(n=n, rate=rate, seed=self.dice.randrange(1, 1 << 30), tag=f"{self.name}-{number}")
             turn = Turn(f"{self.name}的第{number}问 {words}", f"{self.name}-{number}-key", n / rate)
             self.turns.append(turn)
             await self._live_through(turn)
@@ -125,9 +123,7 @@ class Chatter:
             )
         else:
             start = 0
-            piece = await self.member.send(
-                worker, self.chat_id, turn.content, key=turn.key, **self._how(turn)
-            )
+            piece = await self.member.send(worker, self.chat_id, turn.content, key=turn.key, **self._how(turn))
         if piece.status == 200:
             reading.absorb(piece, start=start)
         return piece
@@ -156,9 +152,7 @@ class Chatter:
         """Check the stored reply against the text this client received."""
         reading = turn.reading
         where = f"{self.name}: {turn}: "
-        self.report.check(
-            "ids and pieces are consistent", not reading.violations, where + str(reading.violations)
-        )
+        self.report.check("ids and pieces are consistent", not reading.violations, where + str(reading.violations))
         for _ in range(100):
             try:
                 stored = await self.member.message(

@@ -23,9 +23,7 @@ class Database:
         """Return what psycopg needs to look at everything."""
         if self.url:
             return self.url
-        return (
-            f"host={postgres.place(self.var).socket_dir} user={postgres.SUPERUSER} dbname={postgres.DATABASE}"
-        )
+        return f"host={postgres.place(self.var).socket_dir} user={postgres.SUPERUSER} dbname={postgres.DATABASE}"
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of one statement on a connection of its own."""

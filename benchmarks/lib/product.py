@@ -39,6 +39,11 @@ class Worker:
         return self.process.pid
 
     @property
+    def serving_pid(self) -> int:
+        """The process that answers requests: the child of `serve`, not its supervising parent."""
+        return descendants(self.pid)[-1]
+
+    @property
     def is_running(self) -> bool:
         """True while the process exists and has not ended."""
         return self.process is not None and self.process.poll() is None
@@ -84,6 +89,16 @@ class Worker:
         tail = self.log_path.read_text(errors="replace")[-3000:]
         raise RuntimeError(f"{self.name} is not ready ({last!r}):\n{tail}")
 
+    async def replaced(self, seconds: float = START_SECONDS) -> None:
+        """Return when a new child answers after `kill_child`."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                if (await fetch(self.address, "GET", "/readyz", timeout=seconds)).status == 200:
+                    return
+            except (OSError, TimeoutError, BadResponse):
+                await asyncio.sleep(0.05)
+
     async def start(self) -> "Worker":
         """Start and wait until ready."""
         self.spawn()
@@ -95,10 +110,14 @@ class Worker:
         send_signal(descendants(self.pid), which)
 
     def kill(self) -> None:
-        """kill -9, and reap."""
+        """kill -9 parent and child, as when the machine goes, and reap."""
         assert self.process is not None
         self.signal(signal.SIGKILL)
         self.process.wait()
+
+    def kill_child(self) -> None:
+        """kill -9 the serving process alone; the parent starts another."""
+        send_signal([self.serving_pid], signal.SIGKILL)
 
     def terminate(self) -> None:
         """SIGTERM to the main process alone, as an init system does."""

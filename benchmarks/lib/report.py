@@ -69,12 +69,8 @@ class Report:
             " --record", ""
         )
         failed = "; ".join(f"{count} x {claim}" for claim, count in self.failures.items())
-        line = (
-            f"- {time.strftime('%Y-%m-%d', time.gmtime())}, {MACHINE}, `{command.strip()}`: **{verdict}**, "
-        )
-        line += f"{self.checks} checks in {seconds:.0f} s. {figures}." + (
-            f" Failed: {failed}." if failed else ""
-        )
+        line = f"- {time.strftime('%Y-%m-%d', time.gmtime())}, {MACHINE}, `{command.strip()}`: **{verdict}**, "
+        line += f"{self.checks} checks in {seconds:.0f} s. {figures}." + (f" Failed: {failed}." if failed else "")
         if not RESULTS.exists():
             RESULTS.write_text("# Results\n\nEvery line comes from one real run of the command it names.\n\n")
         with RESULTS.open("a") as results:

@@ -162,9 +162,7 @@ async def read_stream(
     response, decoder = ResponseReader(), EventDecoder()
     try:
         async with asyncio.timeout(timeout):
-            writer.write(
-                request_bytes(method, path, {"Accept": "text/event-stream", **(headers or {})}, body)
-            )
+            writer.write(request_bytes(method, path, {"Accept": "text/event-stream", **(headers or {})}, body))
             if cut_after_bytes == 0:
                 await writer.drain()
                 piece.ended = "cut"
