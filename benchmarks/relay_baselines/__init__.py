@@ -1,0 +1,1 @@
+"""What the relay benchmark is made of: the servers it compares and the tools that measure them."""

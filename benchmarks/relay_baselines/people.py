@@ -1,0 +1,42 @@
+"""The rows the benchmark needs in the product's database; run by product.py inside the product's settings.
+
+python -m benchmarks.relay_baselines.people PASSWORD FIRST_CHAT_ID COUNT
+"""
+
+import os
+import sys
+
+import django
+
+SITE, USER = "bench", "bench"
+
+
+def main(password: str, first: int, count: int) -> None:
+    """Make one approved member and `count` conversations whose ids are known beforehand."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
+    django.setup()
+    from conversations.db import database_now, tenant
+    from conversations.models.conversations import Conversation
+    from conversations.models.sites import Membership, Site, User
+
+    site, _ = Site.objects.get_or_create(slug=SITE, defaults={"name": "测速", "locale": "zh-hans"})
+    user, created = User.objects.get_or_create(username=USER)
+    if created:
+        user.set_password(password)
+        user.save()
+    with tenant(site.pk):
+        member, _ = Membership.across_sites.get_or_create(
+            site=site, user=user, defaults={"status": Membership.Status.APPROVED}
+        )
+        now = database_now()
+        Conversation.across_sites.bulk_create(
+            (
+                Conversation(id=number, site=site, membership=member, title="测速", last_message_at=now)
+                for number in range(first, first + count)
+            ),
+            batch_size=1000,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
