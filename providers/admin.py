@@ -28,7 +28,7 @@ from providers.registry import config_of
 _PROBES_MAX = 5
 
 
-class EndpointForm(forms.ModelForm[Endpoint]):
+class EndpointForm(forms.ModelForm):
     """An endpoint with a key field that only takes."""
 
     api_key = forms.CharField(
@@ -136,7 +136,8 @@ class EndpointForm(forms.ModelForm[Endpoint]):
             self.instance.set_api_key(self.cleaned_data["api_key"])
         elif self.cleaned_data.get("clear_api_key"):
             self.instance.set_api_key("")
-        return super().save(commit)
+        saved: Endpoint = super().save(commit)
+        return saved
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -148,7 +149,7 @@ def _origin(url: str) -> tuple[str, str]:
 
 
 @admin.register(Endpoint)
-class EndpointAdmin(ModelAdmin):  # type: ignore[misc]
+class EndpointAdmin(ModelAdmin):
     """Superusers register, change, try, activate and remove endpoints."""
 
     form = EndpointForm

@@ -1,0 +1,93 @@
+"""A fake provider process for this room's tests, and one way to ask it something."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import pytest
+
+from providers.base import Clocks
+from providers.clients.openai_chat import OpenAIChatProvider
+from providers.errors import ProviderError
+from providers.http import HttpPolicy, new_client
+from providers.types import ChatMessage, ChatRequest, Delta, Finished
+from tests.fakes.provider import FakeProvider, start_fake_provider
+
+Transport = Literal["fast", "stock"]
+
+
+@pytest.fixture(scope="session")
+def fake() -> Iterator[FakeProvider]:
+    """One fake provider process for all tests."""
+    with start_fake_provider() as running:
+        yield running
+
+
+@pytest.fixture(params=["fast", "stock"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """Each of the two transports: both pass the same tests."""
+    return cast(Transport, request.param)
+
+
+@dataclass
+class Answer:
+    """What a stream gave: its deltas, and exactly one end."""
+
+    deltas: list[Delta] = field(default_factory=list)
+    finished: Finished | None = None
+    error: ProviderError | None = None
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """All text."""
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def reasoning(self) -> str:
+        """All reasoning."""
+        return "".join(delta.reasoning for delta in self.deltas)
+
+
+async def collect(provider: Any, question: str, **request: Any) -> Answer:
+    """Return everything that a provider streams for this question."""
+    answer = Answer()
+    began = time.monotonic()
+    stream = provider.stream(ChatRequest((ChatMessage("user", question),), **request))
+    async with aclosing(stream):
+        try:
+            async for item in stream:
+                assert answer.finished is None, "nothing follows Finished"
+                if isinstance(item, Finished):
+                    answer.finished = item
+                else:
+                    assert item.text or item.reasoning
+                    answer.deltas.append(item)
+        except ProviderError as error:
+            answer.error = error
+    answer.seconds = time.monotonic() - began
+    assert (answer.finished is None) != (answer.error is None)
+    return answer
+
+
+@pytest.fixture
+def ask(fake: FakeProvider, transport: Transport) -> Callable[..., Answer]:
+    """Return a function that asks the fake provider one question over this transport."""
+
+    def ask_fake(question: str, **clocks: Any) -> Answer:
+        async def go() -> Answer:
+            policy = HttpPolicy(allowed_addresses=frozenset({fake.address}), transport=transport)
+            async with new_client(policy) as client:
+                provider = OpenAIChatProvider(
+                    base_url=fake.base_url, model="fake", clocks=Clocks(**clocks), client=lambda: client
+                )
+                return await collect(provider, question)
+
+        return asyncio.run(go())
+
+    return ask_fake
