@@ -42,15 +42,16 @@ class Site:
         }
 
     def start(self, *arguments: str) -> "Running":
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "manage.py"), *arguments],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=(self.var_dir / "serve.log").open("ab"),
-            start_new_session=True,
-            text=True,
-        )
+        with (self.var_dir / "serve.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "manage.py"), *arguments],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                text=True,
+            )
         return Running(process, self)
 
 
@@ -114,25 +115,43 @@ def site() -> Iterator[Site]:
         postgres.stop(site.var_dir)
 
 
-@pytest.fixture
-def running(site: Site) -> Iterator[Running]:
+@contextlib.contextmanager
+def serving(site: Site) -> Iterator[Running]:
     """A server that accepts connections."""
     running = site.start("serve")
     try:
         yield running.wait_ready()
     finally:
         running.end()
+        wait_until(lambda: not postgres.status(site.var_dir).in_use)
         postgres.stop(site.var_dir)
+
+
+@pytest.fixture(scope="module")
+def lasting(site: Site) -> Iterator[Running]:
+    """One server for the tests that it survives: starting one takes seconds."""
+    with serving(site) as running:
+        yield running
+
+
+@pytest.fixture
+def running(site: Site) -> Iterator[Running]:
+    """A server of this test's own."""
+    with serving(site) as running:
+        yield running
 
 
 def test_migrate_alone_leaves_no_database_server_behind(site: Site) -> None:
     assert postgres.status(site.var_dir).state == "stopped"
 
 
-def test_sigterm_ends_workers_and_database_with_status_0(running: Running) -> None:
+def test_sigterm_ends_workers_even_paused_ones_and_the_database_with_status_0(running: Running) -> None:
     assert running.status_of("/livez") == 200
     assert postgres.status(running.site.var_dir).state == "running"
     workers = running.workers()
+    os.kill(workers[0], signal.SIGSTOP)
+    time.sleep(1.2)
+    assert running.workers() == workers
 
     running.process.terminate()
     running.process.terminate()
@@ -149,39 +168,6 @@ def test_ctrl_c_reaches_the_whole_terminal_and_ends_with_status_0(running: Runni
     assert "Traceback" not in (running.site.var_dir / "serve.log").read_text()
 
 
-def test_a_killed_worker_is_replaced_while_the_other_serves(running: Running) -> None:
-    victim, other = running.workers()
-
-    os.kill(victim, signal.SIGKILL)
-
-    wait_until(lambda: len(running.workers()) == 2 and victim not in running.workers())
-    assert other in running.workers()
-    assert running.status_of("/livez") == 200
-
-
-def test_a_paused_worker_is_left_alone_and_ends_with_the_others(running: Running) -> None:
-    before = running.workers()
-    os.kill(before[0], signal.SIGSTOP)
-    time.sleep(1.5)
-    assert running.workers() == before
-
-    running.process.terminate()
-
-    assert running.process.wait(20) == 0
-    assert [pid for pid in before if is_alive(pid)] == []
-
-
-def test_a_killed_database_comes_back_by_itself(running: Running) -> None:
-    pid = postgres.status(running.site.var_dir).pid
-    assert pid is not None
-
-    os.kill(pid, signal.SIGKILL)
-
-    wait_until(lambda: postgres.status(running.site.var_dir).pid not in (None, pid))
-    wait_until(lambda: postgres.status(running.site.var_dir).state == "running")
-    assert running.status_of("/livez") == 200
-
-
 def test_workers_of_a_killed_parent_leave_and_the_last_stops_the_database(running: Running) -> None:
     workers = running.workers()
 
@@ -189,6 +175,27 @@ def test_workers_of_a_killed_parent_leave_and_the_last_stops_the_database(runnin
 
     wait_until(lambda: not any(is_alive(pid) for pid in workers))
     wait_until(lambda: postgres.status(running.site.var_dir).state == "stopped")
+
+
+def test_a_killed_worker_is_replaced_while_the_other_serves(lasting: Running) -> None:
+    victim, other = lasting.workers()
+
+    os.kill(victim, signal.SIGKILL)
+
+    wait_until(lambda: len(lasting.workers()) == 2 and victim not in lasting.workers())
+    assert other in lasting.workers()
+    assert lasting.status_of("/livez") == 200
+
+
+def test_a_killed_database_comes_back_by_itself(lasting: Running) -> None:
+    pid = postgres.status(lasting.site.var_dir).pid
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+
+    wait_until(lambda: postgres.status(lasting.site.var_dir).pid not in (None, pid))
+    wait_until(lambda: postgres.status(lasting.site.var_dir).state == "running")
+    assert lasting.status_of("/livez") == 200
 
 
 def test_a_port_that_is_taken_is_said_in_one_line(site: Site) -> None:
