@@ -5,24 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from channels.routing import URLRouter
-from django.urls import re_path
+from django.urls import URLPattern, re_path
 
 from conversations.api import stream
 from conversations.api.stream import Endpoint
 
 CHAT = r"^api/xcx/chat/"
+REPLY = CHAT + r"messages/(?P<message_id>\d+)/"
 
 
 def http_router(django: Any) -> Any:
     """Return the application for HTTP: the streaming calls, and Django for everything else."""
     return URLRouter(
         [
-            re_path(CHAT + r"stream/?$", Endpoint(POST=stream.post_stream, GET=stream.get_stream)),
-            re_path(CHAT + r"stream/selftest/?$", Endpoint(GET=stream.get_selftest)),
-            re_path(CHAT + r"messages/(?P<message_id>\d+)/stream/?$", Endpoint(GET=stream.get_reply_stream)),
-            re_path(CHAT + r"messages/(?P<message_id>\d+)/stop/?$", Endpoint(POST=stream.post_stop)),
-            re_path(CHAT + r"messages/(?P<message_id>\d+)/regenerate/?$", Endpoint(POST=stream.post_regenerate)),
-            re_path(CHAT + r"(?P<chat_id>\d+)/messages/?$", Endpoint(POST=stream.post_message, otherwise=django)),
-            re_path(r"", django),
+            _route(CHAT + r"stream/?$", Endpoint(POST=stream.post_stream, GET=stream.get_stream)),
+            _route(CHAT + r"stream/selftest/?$", Endpoint(GET=stream.get_selftest)),
+            _route(REPLY + r"stream/?$", Endpoint(GET=stream.get_reply_stream)),
+            _route(REPLY + r"stop/?$", Endpoint(POST=stream.post_stop)),
+            _route(REPLY + r"regenerate/?$", Endpoint(POST=stream.post_regenerate)),
+            _route(CHAT + r"(?P<chat_id>\d+)/messages/?$", Endpoint(POST=stream.post_message, otherwise=django)),
+            _route(r"", django),
         ]
     )
+
+
+def _route(pattern: str, application: Any) -> URLPattern:
+    """Return a route to an ASGI application; Django's types know routes to views alone."""
+    return re_path(pattern, application)

@@ -410,7 +410,9 @@ class Engine:
         request = ChatRequest(messages=run.started.prompt)
         failure: ProviderError | None = None
         self._pool.count_reply()
-        snapshot = registry.loaded() or await db.unit(registry.current)
+        snapshot = registry.loaded()
+        if snapshot is None:
+            snapshot = await db.unit(registry.current)
         for endpoint in self._pool.attempts(snapshot):
             if failure is not None:
                 await self._next_attempt(run, failure)

@@ -9,7 +9,7 @@ Everything else goes through the ORM and `db.unit`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -382,7 +382,7 @@ class Store:
             )
             await connection.execute("SELECT pg_notify(%s, %s)", [channel(owner), str(message_id)])
 
-    async def listen(self, worker: int) -> AsyncIterator[int]:
+    async def listen(self, worker: int) -> AsyncGenerator[int, None]:
         """Yield the ids of replies that this worker is asked to stop, as the requests come."""
         connection = await psycopg.AsyncConnection.connect(conninfo(), autocommit=True, connect_timeout=5)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
@@ -39,7 +41,7 @@ class Conversation(TenantModel):
     deleted_at = models.DateTimeField(_("deleted"), null=True, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
-    objects = ScopedManager(member_path="membership_id")
+    objects: ClassVar[ScopedManager] = ScopedManager(member_path="membership_id")
 
     class Meta(TenantModel.Meta):
         db_table = "conversations_conversation"
@@ -117,7 +119,7 @@ class Message(TenantModel):
     created_at = models.DateTimeField(_("created"))
     finished_at = models.DateTimeField(null=True, blank=True)
 
-    objects = ScopedManager(member_path="conversation__membership_id")
+    objects: ClassVar[ScopedManager] = ScopedManager(member_path="conversation__membership_id")
 
     class Meta(TenantModel.Meta):
         db_table = "conversations_message"

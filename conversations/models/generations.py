@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
@@ -121,7 +123,7 @@ class Generation(TenantModel):
     finished_at = models.DateTimeField(null=True)
     upstream_closed_at = models.DateTimeField(null=True)
 
-    objects = ScopedManager(member_path="message__conversation__membership_id")
+    objects: ClassVar[ScopedManager] = ScopedManager(member_path="message__conversation__membership_id")
 
     class Meta(TenantModel.Meta):
         db_table = "conversations_generation"
@@ -159,7 +161,7 @@ class IdempotencyKey(TenantModel):
     reply_id = models.BigIntegerField(null=True)
     created_at = models.DateTimeField()
 
-    objects = ScopedManager(member_path="membership_id")
+    objects: ClassVar[ScopedManager] = ScopedManager(member_path="membership_id")
 
     class Meta(TenantModel.Meta):
         db_table = "conversations_idempotency_key"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from django.db import models
 
@@ -46,8 +46,8 @@ class ScopedManager(models.Manager[Any]):
 class TenantModel(models.Model):
     """A row that belongs to one site. `across_sites` is the default manager for Django's own needs."""
 
-    objects = ScopedManager()
-    across_sites = models.Manager()
+    objects: ClassVar[ScopedManager] = ScopedManager()
+    across_sites: ClassVar[models.Manager[Any]] = models.Manager()
 
     class Meta:
         abstract = True

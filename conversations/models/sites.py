@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib.auth.models import AbstractUser
 from django.core.exceptions import ValidationError
@@ -85,7 +85,7 @@ class Membership(TenantModel):
     decided_at = models.DateTimeField(_("decided"), null=True, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
-    objects = ScopedManager(member_path="pk")
+    objects: ClassVar[ScopedManager] = ScopedManager(member_path="pk")
 
     class Meta(TenantModel.Meta):
         db_table = "conversations_membership"
@@ -126,7 +126,7 @@ class Login(TenantModel):
     expires_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
 
-    objects = ScopedManager(member_path="membership_id")
+    objects: ClassVar[ScopedManager] = ScopedManager(member_path="membership_id")
 
     class Meta(TenantModel.Meta):
         db_table = "conversations_login"
@@ -148,7 +148,7 @@ class StreamTicket(TenantModel):
     message_id = models.BigIntegerField(null=True)
     expires_at = models.DateTimeField()
 
-    objects = ScopedManager(member_path="login__membership_id")
+    objects: ClassVar[ScopedManager] = ScopedManager(member_path="login__membership_id")
 
     class Meta(TenantModel.Meta):
         db_table = "conversations_stream_ticket"

@@ -127,9 +127,7 @@ async def test_twenty_sends_with_one_key_make_one_reply(people: World) -> None:
             for n in range(20)
         ]
         started = await asyncio.gather(*sends)
-        texts = await asyncio.gather(
-            *(read_to_end(engines[n % 2], one.reply_id) for n, one in enumerate(started))
-        )
+        texts = await asyncio.gather(*(read_to_end(engines[n % 2], one.reply_id) for n, one in enumerate(started)))
         with pytest.raises(Invalid, match="idempotency_mismatch"):
             await send(engines[0], claims, chat, "别的", idempotency_key="key-0001", body_hash="other")
     assert len({one.reply_id for one in started}) == len(set(texts)) == 1
