@@ -18,7 +18,7 @@ from providers import errors
 from providers.base import ChatProvider
 from providers.clients.openai_chat import OpenAIChatProvider
 from providers.clients.scripted import ScriptedProvider
-from providers.http import close_shared_clients, shared_client
+from providers.http import close_shared_clients, new_client, shared_client
 from providers.registry import EndpointConfig, Snapshot, policy_from_settings
 from providers.types import ChatMessage, ChatRequest, Delta, Finished, Usage
 
@@ -212,12 +212,18 @@ class ProbeResult:
 async def probe(
     endpoint: EndpointConfig,
     *,
-    pool: Pool | None = None,
+    client: httpx.AsyncClient | None = None,
     question: str = "请只回答两个字：你好",
     seconds: float = 30.0,
     sample_chars: int = 200,
 ) -> ProbeResult:
-    """Return how a small streamed call to this endpoint went; never raises for what the endpoint does."""
+    """Return how a small streamed call to this endpoint went; never raises for what the endpoint does.
+
+    Without a client it makes one of its own for the call: a probe may run on any event loop.
+    """
+    if client is None:
+        async with new_client(policy_from_settings()) as own:
+            return await probe(endpoint, client=own, question=question, seconds=seconds, sample_chars=sample_chars)
     began = time.monotonic()
     first: float | None = None
     pieces: list[str] = []
@@ -229,7 +235,7 @@ async def probe(
 
     try:
         async with asyncio.timeout(seconds):
-            provider = (pool or Pool()).provider_for(endpoint)
+            provider = Pool(client=lambda: client).provider_for(endpoint)
             stream = provider.stream(ChatRequest((ChatMessage("user", question),)))
             async with aclosing(stream):
                 async for item in stream:

@@ -31,6 +31,7 @@ _INFLATED_MAX_BYTES = 64 * 1024  # per step, so that a bomb meets the line limit
 # Once the finish reason is known only usage and [DONE] can follow, and not every server sends them.
 _AFTER_FINISH_SECONDS = 5.0
 _RETRY_AFTER_MAX_SECONDS = 3600.0
+_KEY = re.compile(r"[\x21-\x7e]+")
 _OURS = frozenset({"model", "messages", "stream"})
 
 
@@ -151,7 +152,10 @@ class OpenAIChatProvider:
             "Content-Type": "application/json",
         }
         if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key.reveal()}"
+            key = self._api_key.reveal()
+            if not _KEY.fullmatch(key):
+                raise errors.Misconfigured(code="bad_api_key")
+            headers["Authorization"] = f"Bearer {key}"
         try:
             return client.build_request(
                 "POST",
@@ -168,8 +172,8 @@ class OpenAIChatProvider:
                     TRUSTED: self._is_trusted_address,
                 },
             )
-        except (httpx.InvalidURL, UnicodeEncodeError):
-            raise errors.Misconfigured(code="bad_endpoint") from None  # the cause may quote the key
+        except httpx.InvalidURL:
+            raise errors.Misconfigured(code="bad_endpoint") from None
         except TypeError as error:
             raise errors.Misconfigured(code="bad_params") from error
 
@@ -396,9 +400,10 @@ def from_httpx(error: httpx.HTTPError) -> errors.ProviderError:
 _KINDS: tuple[tuple[re.Pattern[str], type[errors.ProviderError]], ...] = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
+        (r"throttl|rate_?limit|rate_?quota", errors.RateLimited),
         (r"quota|billing|arrear|insufficient_?balance|\b1113\b", errors.QuotaExceeded),
         (r"content_?filter|content_?policy|data_?inspection|sensitive|moderation|\b1301\b", errors.ContentBlocked),
-        (r"rate_?limit|throttl|too_?many|\b1302\b|flow_?limit", errors.RateLimited),
+        (r"too_?many|\b1302\b|flow_?limit", errors.RateLimited),
         (r"api_?key|authentication|unauthor|access_?denied|permission|\b1004\b", errors.Unauthorized),
         (r"model_?not_?(found|exist)|unknown_?model|notfounderror", errors.UnknownModel),
         (r"overload|server_?error|internal|unavailable|engine", errors.Unavailable),

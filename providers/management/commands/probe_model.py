@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from providers.errors import Misconfigured
 from providers.models import Endpoint
-from providers.pool import Pool, ProbeResult, probe
+from providers.pool import probe
 from providers.registry import EndpointConfig, config_of, load_snapshot
 
 
@@ -28,15 +28,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Call, print one JSON object, and fail when the endpoint did."""
         endpoint = self._endpoint(options["name"])
-
-        async def call() -> ProbeResult:
-            pool = Pool()
-            try:
-                return await probe(endpoint, pool=pool, question=options["question"], seconds=options["seconds"])
-            finally:
-                await pool.close()
-
-        result = asyncio.run(call())
+        result = asyncio.run(probe(endpoint, question=options["question"], seconds=options["seconds"]))
         report = {
             "endpoint": endpoint.name,
             "model": endpoint.model,
