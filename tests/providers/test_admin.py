@@ -1,0 +1,194 @@
+"""Endpoints in the admin: superusers only; keys go in and never come out; addresses are checked at the field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.test import Client
+
+from providers.credentials import new_key
+from providers.models import Endpoint
+from tests.fakes.provider import FakeProvider
+
+pytestmark = pytest.mark.django_db
+KEY = "sk-live-0123456789abcdef"
+LIST = "/admin/providers/endpoint/"
+
+
+@pytest.fixture(autouse=True)
+def keys(settings: Any) -> None:
+    """Keys of this test's own, and one private address the operator allowed."""
+    settings.SECRET_KEYS = [new_key()]
+    settings.PROVIDER_ALLOWED_ADDRESSES = ["127.0.0.1:9999"]
+
+
+def signed_in(**rights: bool) -> Client:
+    """Return a browser of a person with these rights."""
+    user = get_user_model().objects.create(username="老板", is_active=True, **rights)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def boss() -> Client:
+    """A superuser's browser."""
+    return signed_in(is_staff=True, is_superuser=True)
+
+
+def form(**fields: Any) -> dict[str, Any]:
+    """Return a filled-in form."""
+    filled = {
+        "name": "主力",
+        "dialect": "openai",
+        "base_url": "http://127.0.0.1:9999/v1",
+        "model": "m-1",
+        "is_active": "on",
+        "priority": "10",
+        "weight": "1",
+        "params": "{}",
+        "api_key": KEY,
+        **fields,
+    }
+    return {name: value for name, value in filled.items() if value is not None}
+
+
+def errors_of(response: Any) -> dict[str, list[str]]:
+    """Return the form errors of a page that came back."""
+    assert response.status_code == 200
+    return dict(response.context["adminform"].form.errors)
+
+
+def test_a_superuser_adds_an_endpoint_and_the_key_never_comes_back(boss: Client) -> None:
+    response = boss.post(f"{LIST}add/", form())
+    assert response.status_code == 302, errors_of(response)
+    row = Endpoint.objects.get()
+    assert row.api_key().reveal() == KEY
+    assert KEY not in row.api_key_encrypted
+    for page in (LIST, f"{LIST}{row.pk}/change/", f"{LIST}{row.pk}/history/"):
+        html = boss.get(page).content.decode()
+        assert KEY not in html
+        assert row.api_key_encrypted not in html
+    assert "sk-…cdef" in boss.get(LIST).content.decode()
+
+
+def test_a_refused_form_does_not_render_the_key(boss: Client) -> None:
+    response = boss.post(f"{LIST}add/", form(name=""))
+    assert "name" in errors_of(response)
+    assert KEY not in response.content.decode()
+
+
+def test_an_empty_key_field_keeps_the_key_and_the_switch_removes_it(boss: Client) -> None:
+    boss.post(f"{LIST}add/", form())
+    row = Endpoint.objects.get()
+    assert boss.post(f"{LIST}{row.pk}/change/", form(api_key="", model="m-2")).status_code == 302
+    row.refresh_from_db()
+    assert (row.model, row.api_key().reveal()) == ("m-2", KEY)
+    assert boss.post(f"{LIST}{row.pk}/change/", form(api_key="", clear_api_key="on")).status_code == 302
+    row.refresh_from_db()
+    assert (row.api_key_encrypted, row.api_key_mask) == ("", "")
+
+
+def test_a_key_does_not_follow_its_endpoint_to_another_host(boss: Client, settings: Any) -> None:
+    settings.PROVIDER_ALLOWED_ADDRESSES += ["127.0.0.1:8888"]
+    boss.post(f"{LIST}add/", form())
+    row = Endpoint.objects.get()
+    moved = form(api_key="", base_url="http://127.0.0.1:8888/v1")
+    assert "api_key" in errors_of(boss.post(f"{LIST}{row.pk}/change/", moved))
+    row.refresh_from_db()
+    assert row.base_url == "http://127.0.0.1:9999/v1"
+    assert boss.post(f"{LIST}{row.pk}/change/", {**moved, "api_key": "sk-another-key-1"}).status_code == 302
+
+
+@pytest.mark.parametrize("key", ["sk-a\nX-Evil: b", "sk with spaces", "密钥密钥密钥", "sk-\x00abc"])
+def test_what_could_not_stand_in_a_header_is_no_key(boss: Client, key: str) -> None:
+    response = boss.post(f"{LIST}add/", form(api_key=key))
+    assert "api_key" in errors_of(response)
+    assert not Endpoint.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9998/v1",
+        "http://169.254.169.254/latest",
+        "http://10.0.0.5/v1",
+        "http://[::1]:9999/v1",
+        "http://[::ffff:169.254.169.254]/v1",
+        "http://2130706433:9998/",
+        "https://user:pass@api.example.com/v1",
+        "https://api.example.com/v1?x=1",
+        "https://api.example.com/v1#x",
+        "ftp://api.example.com",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "api.example.com/v1",
+        "http://",
+        "http://127.0.0.1:99999/",
+        "",
+    ],
+)
+def test_a_url_that_may_not_be_used_is_refused_at_its_field(boss: Client, url: str) -> None:
+    assert "base_url" in errors_of(boss.post(f"{LIST}add/", form(base_url=url)))
+    assert not Endpoint.objects.exists()
+
+
+def test_the_refusal_tells_how_the_operator_can_allow_the_address(boss: Client) -> None:
+    [message] = errors_of(boss.post(f"{LIST}add/", form(base_url="http://127.0.0.1:9998/v1")))["base_url"]
+    assert "127.0.0.1:9998" in message and "PROVIDER_ALLOWED_ADDRESSES" in message
+
+
+@pytest.mark.parametrize("params", ["[]", '"x"', "{not json", '{"messages": []}', '{"stream": false}'])
+def test_parameters_are_an_object_without_our_own_fields(boss: Client, params: str) -> None:
+    assert "params" in errors_of(boss.post(f"{LIST}add/", form(params=params)))
+
+
+def test_the_actions_switch_and_bump_the_revision(boss: Client) -> None:
+    from providers.models import RegistryRevision
+
+    boss.post(f"{LIST}add/", form())
+    row = Endpoint.objects.get()
+    before = RegistryRevision.objects.get().revision
+    chosen = {"_selected_action": [str(row.pk)]}
+    assert boss.post(LIST, {"action": "deactivate", **chosen}).status_code == 302
+    row.refresh_from_db()
+    assert row.is_active is False
+    assert boss.post(LIST, {"action": "activate", **chosen}).status_code == 302
+    row.refresh_from_db()
+    assert row.is_active is True
+    assert RegistryRevision.objects.get().revision == before + 2
+
+
+def test_trying_an_endpoint_makes_a_real_call_and_says_how_it_went(
+    boss: Client, fake: FakeProvider, settings: Any
+) -> None:
+    settings.PROVIDER_ALLOWED_ADDRESSES = [fake.address]
+    boss.post(f"{LIST}add/", form(base_url=fake.base_url))
+    row = Endpoint.objects.get()
+    fake.reset()
+    response = boss.post(LIST, {"action": "try_out", "_selected_action": [str(row.pk)]}, follow=True)
+    message = [str(m) for m in response.context["messages"]][-1]
+    assert message.startswith("主力: ") and "[DONE]" in message
+    assert KEY not in response.content.decode()
+    assert fake.stats()["requests"] == 1
+
+
+@pytest.mark.parametrize("rights", [{"is_staff": True}, {}])
+def test_others_do_not_see_endpoints_at_all(boss: Client, rights: dict[str, bool]) -> None:
+    from django.contrib.auth.models import Permission
+
+    boss.post(f"{LIST}add/", form())
+    row = Endpoint.objects.get()
+    stranger = get_user_model().objects.create(username="站员", is_active=True, **rights)
+    if hasattr(stranger, "user_permissions"):
+        stranger.user_permissions.set(Permission.objects.filter(content_type__app_label="providers"))
+    client = Client()
+    client.force_login(stranger)
+    for page in (LIST, f"{LIST}add/", f"{LIST}{row.pk}/change/", f"{LIST}{row.pk}/delete/"):
+        assert client.get(page).status_code in (302, 403)
+        assert client.post(page, form(model="hacked")).status_code in (302, 403)
+    row.refresh_from_db()
+    assert row.model == "m-1"
+    assert "主力" not in client.get("/admin/", follow=True).content.decode()

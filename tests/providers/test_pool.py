@@ -1,0 +1,187 @@
+"""Choice and health: priority, weight, load, the breaker, and clients that live as long as their configuration."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from providers import errors
+from providers.clients.openai_chat import OpenAIChatProvider
+from providers.clients.scripted import ScriptedProvider
+from providers.http import HttpPolicy, new_client
+from providers.pool import FAILURES_TO_OPEN, OPEN_SECONDS, Pool, probe
+from providers.registry import EndpointConfig, Snapshot, stand_in_endpoint
+from tests.fakes.provider import FakeProvider, expected_text
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def endpoint(number: int, **fields: Any) -> EndpointConfig:
+    """Return an endpoint."""
+    kept = {
+        "name": f"e{number}",
+        "dialect": "openai",
+        "model": "m",
+        "base_url": "https://api.example.com",
+        **fields,
+    }
+    return EndpointConfig(id=number, **kept)
+
+
+def names(pool: Pool, *endpoints: EndpointConfig) -> list[str]:
+    """Return the order in which a reply would try these."""
+    return [e.name for e in pool.attempts(Snapshot(1, endpoints))]
+
+
+def test_lower_priority_numbers_are_tried_first() -> None:
+    assert names(Pool(), endpoint(1, priority=5), endpoint(2, priority=1), endpoint(3, priority=9)) == [
+        "e2",
+        "e1",
+        "e3",
+    ]
+
+
+def test_work_is_shared_by_weight_among_equals() -> None:
+    pool = Pool()
+    light, heavy = endpoint(1, weight=1), endpoint(2, weight=3)
+    chosen = []
+    for _ in range(40):
+        first = next(pool.attempts(Snapshot(1, (light, heavy))))
+        pool.breaker(first).begin()
+        chosen.append(first.name)
+    assert (chosen.count("e1"), chosen.count("e2")) == (10, 30)
+
+
+def test_failures_in_a_row_open_the_breaker_and_rest_doubles() -> None:
+    clock = Clock()
+    pool = Pool(clock=clock)
+    ill, well = endpoint(1, priority=1), endpoint(2, priority=2)
+    breaker = pool.breaker(ill)
+    for _ in range(FAILURES_TO_OPEN):
+        assert names(pool, ill, well) == ["e1", "e2"]
+        breaker.failed(errors.Unavailable())
+    assert breaker.state == "open"
+    assert names(pool, ill, well) == ["e2"]
+    clock.now += OPEN_SECONDS + 0.1
+    assert breaker.state == "half-open"
+    assert names(pool, ill, well) == ["e1", "e2"]
+    breaker.begin()
+    assert names(pool, ill, well) == ["e2"], "one probe at a time"
+    breaker.failed(errors.TimedOut("first"))
+    breaker.end()
+    clock.now += OPEN_SECONDS + 0.1
+    assert breaker.state == "open", "the second rest is twice as long"
+    clock.now += OPEN_SECONDS
+    breaker.begin()
+    breaker.succeeded()
+    breaker.end()
+    assert (breaker.state, breaker.failures, breaker.live) == ("closed", 0, 0)
+
+
+def test_when_all_are_open_they_are_tried_all_the_same() -> None:
+    pool = Pool(clock=Clock())
+    only = endpoint(1)
+    for _ in range(FAILURES_TO_OPEN):
+        pool.breaker(only).failed(errors.ConnectFailed())
+    assert pool.breaker(only).state == "open"
+    assert names(pool, only) == ["e1"]
+
+
+@pytest.mark.parametrize("error", [errors.BadRequest(), errors.ContentBlocked(), errors.ReplyTooLong()])
+def test_a_bad_question_is_not_the_endpoints_fault(error: errors.ProviderError) -> None:
+    breaker = Pool(clock=Clock()).breaker(endpoint(1))
+    for _ in range(50):
+        breaker.failed(error)
+    assert breaker.state == "closed"
+
+
+def test_retry_after_is_honoured_at_once() -> None:
+    clock = Clock()
+    breaker = Pool(clock=clock).breaker(endpoint(1))
+    breaker.failed(errors.RateLimited(retry_after_seconds=7))
+    assert breaker.state == "open"
+    clock.now += 7.1
+    assert breaker.allows()
+
+
+def test_a_breaker_that_opens_meanwhile_counts() -> None:
+    pool = Pool(clock=Clock())
+    first, second = endpoint(1, priority=1), endpoint(2, priority=2)
+    attempts = pool.attempts(Snapshot(1, (first, second, endpoint(3, priority=3))))
+    assert next(attempts).name == "e1"
+    pool.breaker(second).failed(errors.RateLimited(retry_after_seconds=60))
+    assert next(attempts).name == "e3"
+
+
+def test_a_client_lives_as_long_as_its_configuration() -> None:
+    pool = Pool()
+    before = endpoint(1)
+    provider = pool.provider_for(before)
+    assert isinstance(provider, OpenAIChatProvider)
+    assert pool.provider_for(replace(before)) is provider
+    changed = pool.provider_for(replace(before, model="m-2"))
+    assert changed is not provider
+    pool.forget_missing(Snapshot(2, ()))
+    assert pool.provider_for(before) is not provider
+
+
+def test_a_scripted_endpoint_plays_the_script_of_its_parameters() -> None:
+    scripted = endpoint(1, dialect="scripted", base_url="", params={"script": [{"text": "剧本"}]})
+    assert isinstance(Pool().provider_for(scripted), ScriptedProvider)
+    result = asyncio.run(probe(scripted))
+    assert (result.is_ok, result.sample, result.finish_reason) == (True, "剧本", "stop")
+
+
+def test_a_probe_says_how_a_real_call_went(fake: FakeProvider) -> None:
+    async def go(question: str, seconds: float = 5.0) -> Any:
+        async with new_client(HttpPolicy(allowed_addresses=frozenset({fake.address}))) as client:
+            return await probe(
+                endpoint(1, base_url=fake.base_url),
+                client=client,
+                question=question,
+                seconds=seconds,
+            )
+
+    good = asyncio.run(go("[[n=5 ttft=50]]"))
+    assert (good.is_ok, good.sample, good.error_code) == (True, expected_text(1, 5), None)
+    assert 50 <= good.first_token_ms <= good.latency_ms
+    refused = asyncio.run(go("[[fault=401]]"))
+    assert (refused.is_ok, refused.error_code) == (False, "unauthorized")
+    assert refused.vendor_message == "Fake failure 401: 密钥或请求有误"
+    assert "密钥" not in repr(refused)
+    assert asyncio.run(go("[[fault=stall after=0]]", 0.3)).error_code == "timed_out_first"
+    assert asyncio.run(go("[[fault=empty]]")).error_code == "empty_reply"
+    assert len(asyncio.run(go("[[fault=endless]]")).sample) == 200
+
+
+def test_the_stand_in_answers_a_probe() -> None:
+    result = asyncio.run(probe(stand_in_endpoint()))
+    assert result.is_ok
+    assert "替身" in result.sample
+
+
+def test_a_pool_without_endpoints_has_no_attempts() -> None:
+    assert names(Pool()) == []
+
+
+def test_the_shared_client_is_made_from_the_settings(settings: Any) -> None:
+    settings.PROVIDER_ALLOWED_ADDRESSES = []
+
+    async def go() -> bool:
+        pool = Pool()
+        client = pool._client()
+        await pool.close()
+        return isinstance(client, httpx.AsyncClient) and client.is_closed
+
+    assert asyncio.run(go())

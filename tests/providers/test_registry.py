@@ -1,0 +1,169 @@
+"""Endpoints and the snapshot: every write bumps the revision, and the order is rows, environment, stand-in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+
+from providers import registry
+from providers.credentials import new_key
+from providers.errors import Misconfigured
+from providers.models import Endpoint, RegistryRevision
+
+pytestmark = pytest.mark.django_db
+KEY = "sk-test-1234567890"
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(settings: Any) -> Iterator[None]:
+    """No endpoint in the environment, no snapshot from an earlier test."""
+    settings.LLM_BASE_URL = settings.LLM_API_KEY = settings.LLM_MODEL = ""
+    settings.SECRET_KEYS = [new_key()]
+    registry.forget()
+    yield
+    registry.forget()
+
+
+def make(name: str = "甲", **fields: Any) -> Endpoint:
+    """Save an endpoint and return it."""
+    endpoint = Endpoint(name=name, **{"base_url": "https://api.example.com", "model": "m-1", **fields})
+    endpoint.save()
+    return endpoint
+
+
+def revision() -> int:
+    """Return the revision now."""
+    return RegistryRevision.objects.get(pk=1).revision
+
+
+WRITES: dict[str, Callable[[Endpoint], Any]] = {
+    "save": lambda row: row.save(),
+    "create": lambda row: Endpoint.objects.create(name="乙", dialect="scripted"),
+    "update": lambda row: Endpoint.objects.filter(pk=row.pk).update(is_active=False),
+    "delete": lambda row: row.delete(),
+    "queryset delete": lambda row: Endpoint.objects.filter(pk=row.pk).delete(),
+    "bulk create": lambda row: Endpoint.objects.bulk_create([Endpoint(name="丙", dialect="scripted")]),
+    "bulk update": lambda row: Endpoint.objects.bulk_update([row], ["weight"]),
+    "update or create": lambda row: Endpoint.objects.update_or_create(name=row.name, defaults={"weight": 2}),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_every_write_bumps_the_revision(write: str) -> None:
+    row = make()
+    before = revision()
+    WRITES[write](row)
+    assert revision() > before
+
+
+def test_a_write_that_is_rolled_back_bumps_nothing() -> None:
+    before = revision()
+    with pytest.raises(RuntimeError), transaction.atomic():
+        make()
+        raise RuntimeError
+    assert revision() == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dialect": "other"},
+        {"weight": 0},
+        {"priority": 1001},
+        {"base_url": ""},
+        {"model": ""},
+        {"name": ""},
+        {"idle_seconds": 0},
+        {"connect_seconds": -1},
+    ],
+)
+def test_the_database_refuses_what_no_endpoint_is(fields: dict[str, Any]) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic():
+        make(**fields)
+
+
+def test_the_key_is_stored_encrypted_beside_its_mask() -> None:
+    row = make()
+    row.set_api_key(KEY)
+    row.save()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT row_to_json(e)::text FROM providers_endpoint e")
+        stored = cursor.fetchone()[0]
+    assert KEY not in stored
+    assert "sk-…7890" in stored
+    assert Endpoint.objects.get().api_key().reveal() == KEY
+    assert KEY not in repr(registry.load_snapshot())
+
+
+def test_with_nothing_configured_there_is_the_stand_in() -> None:
+    [endpoint] = registry.load_snapshot().endpoints
+    assert (endpoint.is_stand_in, endpoint.dialect) == (True, "scripted")
+
+
+def test_an_endpoint_of_the_environment_replaces_the_stand_in(settings: Any) -> None:
+    settings.LLM_BASE_URL, settings.LLM_API_KEY, settings.LLM_MODEL = "http://127.0.0.1:1/v1", KEY, "m"
+    [endpoint] = registry.load_snapshot().endpoints
+    assert (endpoint.name, endpoint.model, endpoint.is_trusted_address) == ("environment", "m", True)
+    assert endpoint.api_key is not None and endpoint.api_key.reveal() == KEY
+
+
+def test_rows_come_first_by_priority_and_the_environment_is_the_reserve(settings: Any) -> None:
+    settings.LLM_BASE_URL, settings.LLM_MODEL = "http://127.0.0.1:1/v1", "m"
+    make("后", priority=20)
+    make("先", priority=1)
+    make("停", is_active=False)
+    endpoints = registry.load_snapshot().endpoints
+    assert [e.name for e in endpoints] == ["先", "后", "environment"]
+    assert [e.is_trusted_address for e in endpoints] == [False, False, True]
+
+
+def test_a_row_of_staff_is_not_trusted_with_the_environments_address(settings: Any) -> None:
+    settings.LLM_BASE_URL, settings.LLM_MODEL = "http://127.0.0.1:1/v1", "m"
+    make(base_url="http://127.0.0.1:1/v1")
+    assert registry.load_snapshot().endpoints[0].is_trusted_address is False
+
+
+def test_an_unreadable_key_leaves_one_row_out_and_never_calls_the_stand_in(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = make()
+    row.set_api_key(KEY)
+    row.save()
+    settings.SECRET_KEYS = [new_key()]
+    with caplog.at_level(logging.ERROR):
+        assert registry.load_snapshot().endpoints == ()
+    assert "endpoint left out" in caplog.text
+    assert KEY not in caplog.text
+    make("好", dialect="scripted", base_url="", model="")
+    assert [e.name for e in registry.load_snapshot().endpoints] == ["好"]
+    with pytest.raises(Misconfigured):
+        registry.config_of(row)
+
+
+def test_a_bad_environment_url_is_no_endpoint_and_no_reason_to_pretend(settings: Any) -> None:
+    settings.LLM_BASE_URL = "https://user:pass@api.example.com"
+    assert registry.load_snapshot().endpoints == ()
+
+
+def test_a_rows_own_clocks_win_over_the_settings(settings: Any) -> None:
+    settings.PROVIDER_IDLE_SECONDS, settings.PROVIDER_TOTAL_SECONDS = 11.0, 12.0
+    make(idle_seconds=3.5)
+    clocks = registry.load_snapshot().endpoints[0].clocks
+    assert (clocks.idle_seconds, clocks.total_seconds) == (3.5, 12.0)
+
+
+def test_the_snapshot_is_loaded_again_only_when_the_revision_moved(
+    django_assert_num_queries: Any,
+) -> None:
+    first = registry.current()
+    with django_assert_num_queries(0):
+        assert registry.current() is first
+        assert registry.refresh_if(first.revision) is first
+    make()
+    second = registry.refresh_if(revision())
+    assert (second.revision, [e.name for e in second.endpoints]) == (revision(), ["甲"])
+    assert registry.loaded() is second
