@@ -91,6 +91,11 @@ def messages_document(conversation: Conversation, page: queries.Page) -> dict[st
     )
 
 
+CONVERSATION_EXAMPLES = [
+    OpenApiExample("conversation", response_only=True, status_codes=["200", "201"], value=CONVERSATION_EXAMPLE)
+]
+
+
 class HistoryViewSet(ScopedViewSet):
     """The conversations of the member who asks."""
 
@@ -139,7 +144,8 @@ class HistoryViewSet(ScopedViewSet):
         examples=[
             OpenApiExample(
                 "task", request_only=True, value={"contextType": "task", "contextId": "7", "title": "周报"}
-            )
+            ),
+            *CONVERSATION_EXAMPLES,
         ],
     )
     def create(self, request: ScopedRequest) -> Response:
@@ -185,7 +191,10 @@ class ConversationViewSet(ScopedViewSet):
         parameters=[CHAT_ID],
         request=ConversationChangeSerializer,
         responses={200: ConversationSerializer},
-        examples=[OpenApiExample("pin", request_only=True, value={"title": "周报", "pinned": True})],
+        examples=[
+            OpenApiExample("pin", request_only=True, value={"title": "周报", "pinned": True}),
+            *CONVERSATION_EXAMPLES,
+        ],
     )
     def change(self, request: ScopedRequest, chat_id: str) -> Response:
         """Return the conversation as it now is."""
@@ -286,7 +295,10 @@ class MessageViewSet(ScopedViewSet):
         description="Use it within 60 s as `?ticket=` on `GET stream` or `GET messages/{messageId}/stream`.",
         request=TicketRequestSerializer,
         responses={200: TicketSerializer},
-        examples=[OpenApiExample("of one reply", request_only=True, value={"messageId": 812})],
+        examples=[
+            OpenApiExample("of one reply", request_only=True, value={"messageId": 812}),
+            OpenApiExample("ticket", response_only=True, value={"ticket": "1.kq2…", "expiresIn": 60}),
+        ],
     )
     def ticket(self, request: ScopedRequest) -> Response:
         """Return a new ticket."""

@@ -6,6 +6,7 @@ gets the errors that it may answer with.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -14,7 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
-from conversations.api.serializers import MESSAGE_EXAMPLE, QUESTION_EXAMPLE
+from conversations.api.serializers import MESSAGE_EXAMPLE, QUESTION_EXAMPLE, camel_case
 from conversations.errors import CODES, ChatError, problem_document
 from conversations.models.conversations import CONTENT_MAX_CHARS
 
@@ -110,9 +111,13 @@ class TokenScheme(OpenApiAuthenticationExtension):
         return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 
-def one_path_each(endpoints: list[Endpoint]) -> list[Endpoint]:
-    """Return the endpoints without their twins that end in a slash."""
-    return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
+def one_path_each(endpoints: list[Endpoint]) -> list[tuple[Any, ...]]:
+    """Return the endpoints without their twins that end in a slash, their parameters named as in API.md."""
+    return [
+        (re.sub(r"\{(\w+)\}", lambda match: "{" + camel_case(match[1]) + "}", path), *rest)
+        for path, *rest in endpoints
+        if not path.endswith("/")
+    ]
 
 
 def add_streams(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
