@@ -1,0 +1,235 @@
+"""Every route is knocked on as a stranger, with real ids of the victim: no leak, no change.
+
+Through the whole stack, the streams included: the application that the server runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from channels.routing import URLRouter
+from django.core.serializers import serialize
+from django.urls import get_resolver
+
+from chatsite.asgi import application
+from conversations.api.routing import http_router
+from conversations.api.stream import Endpoint
+from conversations.generation.engine import engine
+from conversations.models import Conversation, IdempotencyKey, Membership, Message, StreamTicket
+from tests.world import World, bearer, make_conversation, make_exchange, make_world
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CHAT = "/api/xcx/chat"
+SECRET = "爱丽丝的秘密"
+NO_ROW = 999_999_999
+
+
+@dataclass(frozen=True)
+class Knock:
+    """One call; `{chat}` and `{message}` in path, body and headers become ids."""
+
+    method: str
+    path: str
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    refusal: tuple[int, str] = (404, "not_found")
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+FORBIDDEN = (403, "not_your_chat")
+WITH_IDS = [
+    Knock("GET", "/{chat}"),
+    Knock("PATCH", "/{chat}", {"title": "抢走", "pinned": True}),
+    Knock("DELETE", "/{chat}"),
+    Knock("GET", "/{chat}/messages"),
+    Knock("GET", "/{chat}/messages?around={message}"),
+    Knock("PUT", "/messages/{message}/feedback", {"rating": "down"}),
+    Knock("POST", "/stream/ticket", {"messageId": "{message}"}),
+    Knock("POST", "/{chat}/messages", {"content": "插话"}, refusal=FORBIDDEN),
+    Knock("POST", "/stream", {"chatId": "{chat}", "content": "插话"}, refusal=FORBIDDEN),
+    Knock("POST", "/stream", {"chatId": "{chat}", "content": "插话"}, {"Last-Event-ID": "{message}-0"}),
+    Knock("GET", "/stream", headers={"Last-Event-ID": "{message}-0"}),
+    Knock("GET", "/messages/{message}/stream"),
+    Knock("POST", "/messages/{message}/stop"),
+    Knock("POST", "/messages/{message}/regenerate"),
+]
+WITHOUT_IDS = [
+    Knock("GET", "/history"),
+    Knock("GET", "/search?q=秘密"),
+    Knock("GET", "/messages?contextType=task&contextId=7"),
+    Knock("POST", "/conversations", {"contextType": "task", "contextId": "7"}),
+    Knock("GET", "/stream/selftest"),
+]
+OPEN = {
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/api/schema",
+    "/api/docs",
+    "/api/docs/errors",
+    "/api/auth/token",
+    "/api/auth/token/refresh",
+    "/api/auth/logout",
+}
+FOR_ALL_MEMBERS = {"/api/auth/me"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Alice has said something in a task; strangers know her ids."""
+
+    world: World
+    chat: Conversation
+    reply: Message
+
+
+@pytest.fixture
+def scene(transactional_db: None) -> Scene:
+    world = make_world()
+    chat = make_conversation(world.alice, title=SECRET, context_type="task", context_id="7")
+    _, reply = make_exchange(chat, question=SECRET, answer=SECRET)
+    return Scene(world, chat, reply)
+
+
+def fill(value: Any, chat: int, message: int) -> Any:
+    """Return the value with its placeholders replaced; a text that was only one becomes a number."""
+    if isinstance(value, dict):
+        return {key: fill(item, chat, message) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    text = value.replace("{chat}", str(chat)).replace("{message}", str(message))
+    return int(text) if value in {"{chat}", "{message}"} else text
+
+
+def knock_all(knocks: list[Knock], credentials: dict[str, str], chat: int, message: int) -> list[httpx.Response]:
+    """Return the answers of the whole application, one after another."""
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            answers = [
+                await client.request(
+                    knock.method,
+                    f"{CHAT}{fill(knock.path, chat, message)}",
+                    json=fill(knock.body, chat, message),
+                    headers={
+                        "X-Request-Id": "knock-knock",
+                        **credentials,
+                        **{name: str(fill(value, chat, message)) for name, value in knock.headers.items()},
+                    },
+                )
+                for knock in knocks
+            ]
+        await engine().close()
+        return answers
+
+    return asyncio.run(run())
+
+
+def everything() -> str:
+    """All rows that a stranger might change, as text."""
+    rows: list[Any] = []
+    for model in (Conversation, Message, StreamTicket, IdempotencyKey):
+        rows += model.across_sites.order_by("pk")
+    return serialize("json", rows)
+
+
+def told(answer: httpx.Response) -> tuple[int, dict[str, str], bytes]:
+    return answer.status_code, dict(answer.headers), answer.content
+
+
+@pytest.mark.parametrize("stranger", ["bob", "carol"])
+def test_another_member_learns_nothing_and_changes_nothing(scene: Scene, stranger: str) -> None:
+    before = everything()
+    credentials = bearer(getattr(scene.world, stranger))
+    victims = knock_all(WITH_IDS, credentials, scene.chat.pk, scene.reply.pk)
+    nobodys = knock_all(WITH_IDS, credentials, NO_ROW, NO_ROW)
+    for knock, victim, nobody in zip(WITH_IDS, victims, nobodys, strict=True):
+        assert (victim.status_code, victim.json()["code"]) == knock.refusal, str(knock)
+        # The same as for a row that does not exist, byte for byte.
+        assert told(victim) == told(nobody), str(knock)
+    assert everything() == before
+
+
+@pytest.mark.parametrize("stranger", ["bob", "carol"])
+def test_lists_of_another_member_hold_nothing_of_the_victims(scene: Scene, stranger: str) -> None:
+    answers = knock_all(WITHOUT_IDS, bearer(getattr(scene.world, stranger)), 0, 0)
+    for knock, answer in zip(WITHOUT_IDS, answers, strict=True):
+        assert answer.status_code in {200, 201}, str(knock)
+        assert SECRET not in answer.text, str(knock)
+        assert f'"chatId":{scene.chat.pk},' not in answer.text, str(knock)
+    scene.chat.refresh_from_db()
+    assert scene.chat.title == SECRET
+
+
+def test_without_a_token_nobody_passes(scene: Scene) -> None:
+    before = everything()
+    knocks = WITH_IDS + WITHOUT_IDS
+    for credentials in ({}, {"Authorization": "Basic YTpi"}):
+        for knock, answer in zip(
+            knocks, knock_all(knocks, credentials, scene.chat.pk, scene.reply.pk), strict=True
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (401, "not_signed_in"), str(knock)
+            assert answer.headers["www-authenticate"] == "Bearer"
+    for knock, answer in zip(
+        knocks, knock_all(knocks, {"Authorization": "Bearer x"}, scene.chat.pk, scene.reply.pk), strict=True
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid"), str(knock)
+    assert everything() == before
+
+
+@pytest.mark.parametrize("status", ["pending", "suspended", "rejected"])
+def test_who_is_not_approved_passes_nowhere_even_with_their_own_rows(scene: Scene, status: str) -> None:
+    credentials = bearer(scene.world.alice)
+    Membership.across_sites.filter(pk=scene.world.alice.pk).update(status=status)
+    before = everything()
+    knocks = WITH_IDS + WITHOUT_IDS
+    for knock, answer in zip(knocks, knock_all(knocks, credentials, scene.chat.pk, scene.reply.pk), strict=True):
+        assert (answer.status_code, answer.json()["code"]) == (403, "not_approved"), str(knock)
+    assert everything() == before
+
+
+def test_an_ended_sign_in_passes_nowhere(scene: Scene) -> None:
+    credentials = bearer(scene.world.alice)
+    scene.world.alice.logins.update(ended_at=scene.chat.created_at)
+    knocks = WITH_IDS + WITHOUT_IDS
+    for knock, answer in zip(knocks, knock_all(knocks, credentials, scene.chat.pk, scene.reply.pk), strict=True):
+        assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid"), str(knock)
+
+
+def _shape(path: str) -> str:
+    """Return a route or a knock with its ids blanked."""
+    path = re.sub(r"<\w+:\w+>|\(\?P<\w+>\\d\+\)|\{\w+\}", "*", path.partition("?")[0] if "{" in path else path)
+    return "/" + path.strip("^$/").removesuffix("/?").rstrip("/")
+
+
+def test_every_route_of_the_api_is_knocked_on() -> None:
+    knocked = {(_shape(f"{CHAT}{knock.path}".partition("?")[0]), knock.method) for knock in WITH_IDS + WITHOUT_IDS}
+    django_routes = {
+        _shape(str(pattern.pattern)): pattern.callback
+        for resolver in get_resolver().url_patterns
+        if getattr(resolver, "urlconf_name", None) is not None
+        for pattern in getattr(resolver, "url_patterns", [])
+        if getattr(pattern.callback, "__module__", "").startswith(("conversations.api", "drf_spectacular", "rest"))
+    }
+    for path, view in django_routes.items():
+        if path in OPEN | FOR_ALL_MEMBERS:
+            continue
+        for method in set(view.actions) - {"head"}:
+            assert (path, method.upper()) in knocked, f"{method} {path}"
+
+    router = http_router(application)
+    assert isinstance(router, URLRouter)
+    for route in router.routes:
+        if isinstance(route.callback, Endpoint):
+            path = _shape(str(route.pattern))
+            for method in route.callback._handlers:
+                assert (path, method) in knocked, f"{method} {path}"
