@@ -138,7 +138,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(chromium: Browser, demo_ser
     page = chromium.page(width=390, height=844, language="en-GB", scheme="dark")
     sign_in(page, demo_server)
     page.wait_for("!document.querySelector('#app').hidden")
-    send(page, f"```\n{'wide ' * 60}\n``` {'x' * 300}")
+    send(page, f"{'宽' * 80} {'x' * 300} [[n=300 seed=5]]")
     page.wait_for(IS_DONE)
 
     def too_wide() -> list[str]:
