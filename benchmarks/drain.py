@@ -18,6 +18,7 @@ from benchmarks.lib.sse import Piece, Reading
 from tests.fakes.provider import expected_text
 
 REFUSED = "refused"
+HANGS = "hangs"
 
 
 async def refusals(
@@ -47,7 +48,10 @@ async def refusals(
                     answer.status == 503,
                     f"{found} {answer.body[:200]!r}",
                 )
-            except (OSError, TimeoutError, BadResponse):
+            except TimeoutError:
+                found = f"{name} {HANGS}"
+                report.check("a draining worker does not let callers hang", False, found)
+            except (OSError, BadResponse):
                 found = f"{name} {REFUSED}"
             if found not in seen:
                 seen.append(found)

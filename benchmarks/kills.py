@@ -35,7 +35,7 @@ def chatters(
     """Return the clients of this run."""
     members = [product.member(name) for name in ("alice", "bob", "carol")]
     return [
-        Chatter(members[i % 3], product.addresses, report, name=f"客{i}", seed=arguments.seed, **more)
+        Chatter(members[i % 3], product.addresses, report, name=f"client{i}", seed=arguments.seed, **more)
         for i in range(arguments.clients)
     ]
 

@@ -64,7 +64,7 @@ class Chatter:
             n, rate = self.dice.choice(self.lengths)
             number = len(self.turns)
             words = directive(n=n, rate=rate, seed=self.dice.randrange(1, 1 << 30), tag=f"{self.name}-{number}")
-            turn = Turn(f"{self.name}的第{number}问 {words}", f"{self.name}-{number}-key", n / rate)
+            turn = Turn(f"{self.name} 的第{number}问 {words}", f"{self.name}-{number}-key", n / rate)
             self.turns.append(turn)
             await self._live_through(turn)
             await asyncio.sleep(self.dice.random() * 0.2)

@@ -96,17 +96,11 @@ class Answer:
     body: bytes = field(repr=False)
 
     def json(self) -> Any:
-        """Return the body as JSON, or None when there is none."""
-        return json.loads(self.body) if self.body else None
-
-    @property
-    def code(self) -> str:
-        """The stable word of a problem+json answer, or an empty string."""
+        """Return the body as JSON, or None when it is not."""
         try:
-            value = self.json()
+            return json.loads(self.body)
         except ValueError:
-            return ""
-        return str(value.get("code", "")) if isinstance(value, dict) else ""
+            return None
 
 
 def request_bytes(method: str, path: str, headers: dict[str, str], body: bytes | None) -> bytes:

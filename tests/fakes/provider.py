@@ -311,7 +311,7 @@ class Exchange:
         fault = self.words.get("fault", "")
         n = int(self.number("n", 8))
         after = min(int(self.number("after", 3)), n)
-        keep = self.words.get("keep") != "0"
+        keep = self.words.get("keep") != "0" and self.words.get("te") != "close"
         if fault in STATUS_FAULTS or fault == "status":
             await self.fail(int(self.words.get("status", fault if fault.isdigit() else "500")))
             return keep
