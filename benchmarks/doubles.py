@@ -86,7 +86,9 @@ async def conversations_once(
     payload = {"contextType": "general", "title": f"一次{number}"}
     made = await asyncio.gather(
         *[
-            member.call(product.addresses[i % 2], "POST", f"{CHAT}/conversations", payload, key=f"conv-{number}")
+            member.call(
+                product.addresses[i % 2], "POST", f"{CHAT}/conversations", payload, key=f"conversation-{number}"
+            )
             for i in range(size)
         ]
     )

@@ -32,6 +32,12 @@ class FakeProvider:
         """Its address, without a path."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """The process id, once started."""
+        assert self.process is not None
+        return self.process.pid
+
     async def start(self) -> None:
         """Start it and wait until it answers.
 
