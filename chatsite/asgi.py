@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,15 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
 from django.core.asgi import get_asgi_application
 
 django = get_asgi_application()
+# WhiteNoise answers static files, a few KiB each, with a sync iterator; Django reads it whole in a thread.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402  (needs the apps to be loaded)
 
 from conversations.api.edge import Edge, Message, Receive, Scope, Send  # noqa: E402
+from conversations.api.health import register_readiness  # noqa: E402
 from conversations.api.routing import http_router  # noqa: E402
-from conversations.generation.engine import Engine, engine  # noqa: E402
+from conversations.generation.engine import Engine, engine, engine_trouble  # noqa: E402
 
 
 class Lifespan:
@@ -73,4 +77,5 @@ def _drain_then(loop: asyncio.AbstractEventLoop, current: Engine, earlier: Any) 
     return handle
 
 
+register_readiness("engine", engine_trouble)
 application = Edge(ProtocolTypeRouter({"http": http_router(django), "lifespan": Lifespan()}))

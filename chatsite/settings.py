@@ -100,6 +100,7 @@ USE_TZ = True
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "templates" / "static"]
 STATIC_ROOT = VAR_DIR / "static"
+STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns when it is missing; `collectstatic` is optional here
 STATIC_ROOT.mkdir(exist_ok=True)
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
@@ -164,7 +165,6 @@ THROTTLE_SIGN_INS_PER_MINUTE = env_int("THROTTLE_SIGN_INS_PER_MINUTE", 20, least
 
 # --- Operations --------------------------------------------------------------------------------------
 METRICS_TOKEN = env_str("METRICS_TOKEN")
-METRICS_DIR = VAR_DIR / "metrics"
 REDIS_URL = env_str("REDIS_URL")
 LOG_LEVEL = env_choice("LOG_LEVEL", ("debug", "info", "warning", "error"), "info").upper()
 LOGGING = {

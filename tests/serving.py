@@ -1,4 +1,4 @@
-"""The product as a real process: `manage.py serve` (uvicorn) or `manage.py runserver` (daphne), on a database of its own."""
+"""The product as a real process, uvicorn or daphne, on a database of its own."""
 
 from __future__ import annotations
 

@@ -244,6 +244,16 @@ class Engine:
                 )
 
     @property
+    def is_healthy(self) -> bool:
+        """Whether this process has an incarnation whose lease is being renewed."""
+        return self._ready.is_set() and bool(self._healthy_since)
+
+    @property
+    def has_registry(self) -> bool:
+        """Whether this process knows its endpoints."""
+        return registry.loaded() is not None
+
+    @property
     def may_judge(self) -> bool:
         """Whether we may call others dead: only after we ourselves had the database for a whole lease.
 
@@ -754,6 +764,18 @@ def local_iso(moment: Any) -> str:
 
 
 _engines: dict[asyncio.AbstractEventLoop, Engine] = {}
+
+
+def engine_trouble() -> str | None:
+    """Return one word on why no new reply can begin in this process now, None when one can."""
+    for current in _engines.values():
+        if current.is_draining:
+            return "draining"
+        if not current.is_healthy:
+            return "unavailable"
+        if not current.has_registry:
+            return "registry not loaded"
+    return None
 
 
 def engine() -> Engine:

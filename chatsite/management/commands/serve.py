@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from argparse import ArgumentParser
@@ -24,6 +25,7 @@ from typing import Any
 import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from prometheus_client import multiprocess
 
 from chatsite import postgres
 
@@ -123,10 +125,11 @@ class Supervisor:
         self._was_ready = False
         self._is_stopping = False
         self._interrupts = 0
+        self._metrics_dir = ""
 
     def run(self) -> int:
         """Serve until a signal; return the exit status: 0 after an orderly end, 1 when no worker ever started."""
-        with self._signals():
+        with self._signals(), tempfile.TemporaryDirectory(prefix="chat-metrics-") as self._metrics_dir:
             try:
                 while not self._is_stopping:
                     self._start_missing()
@@ -180,6 +183,7 @@ class Supervisor:
                 ],
                 pass_fds=(self._listening.fileno(), theirs.fileno()),
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._metrics_dir},
                 preexec_fn=_ignore_interrupts,
             )
             theirs.close()
@@ -218,6 +222,8 @@ class Supervisor:
         for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
             self._workers.remove(worker)
             self._drop_link(worker)
+            # Its counters stay in the sums, its gauges do not.
+            multiprocess.mark_process_dead(worker.process.pid, self._metrics_dir)
             if self._is_stopping:
                 continue
             self._failures = 1 if worker.is_ready else self._failures + 1

@@ -69,7 +69,7 @@ async def in_unit(function: Callable[..., Any], *args: Any, **kwargs: Any) -> An
 async def eventually(condition: Callable[[], Awaitable[Any]], *, seconds: float = 5) -> Any:
     """Return the first true answer of the condition."""
     async with asyncio.timeout(seconds):
-        while not (answer := await condition()):  # noqa: ASYNC110  (what is awaited is in the database)
+        while not (answer := await condition()):
             await asyncio.sleep(0.02)
         return answer
 
