@@ -98,12 +98,23 @@ def resolve(host: str, port: int, allowed: frozenset[str] = frozenset()) -> list
 
 async def aresolve(host: str, port: int, allowed: frozenset[str] | None) -> list[str]:
     """Return the addresses of host that may be reached; allowed None trusts them all."""
-    try:
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ConnectFailed(code="name_not_found") from error
-    found = _unique(infos)
+    if _is_address(host):
+        found = [host]
+    else:
+        try:
+            infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise ConnectFailed(code="name_not_found") from error
+        found = _unique(infos)
     return found if allowed is None else check_addresses(host, port, found, allowed)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _bracketed(host: str) -> str:
@@ -128,14 +139,14 @@ class _Connection(asyncio.Protocol):
     Reading from the socket pauses while the consumer is more than 64 KiB behind.
     """
 
-    def __init__(self, on_idle_end: Callable[[_Connection], None]) -> None:
+    def __init__(self, on_end: Callable[[_Connection], None]) -> None:
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.is_closed = False
         self.is_reused = False
         self.idle_since = 0.0
         self.in_pool = False
-        self._on_idle_end = on_idle_end
+        self._on_end = on_end
         self._begin()
 
     def _begin(self) -> None:
@@ -196,8 +207,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
         self._ended(exc)
-        if self.in_pool:
-            self._on_idle_end(self)
+        self._on_end(self)
 
     # httptools
 
@@ -356,6 +366,7 @@ class FastTransport(httpx.AsyncBaseTransport):
         self._policy = policy
         self._ssl_context = ssl_context
         self._idle: dict[tuple[str, str, int, bool], deque[_Connection]] = {}
+        self._open: set[_Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -393,16 +404,15 @@ class FastTransport(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close all idle connections; those in use close with their responses."""
+        """Close all connections, also those in use."""
         self._is_closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        for connections in self._idle.values():
-            for connection in connections:
-                connection.in_pool = False
-                connection.abort()
         self._idle.clear()
+        for connection in list(self._open):
+            connection.in_pool = False
+            connection.abort()
         await asyncio.sleep(0)  # let the transports run their connection_lost
 
     async def _connect(self, key: tuple[str, str, int, bool], timeout: float | None) -> _Connection:
@@ -418,12 +428,13 @@ class FastTransport(httpx.AsyncBaseTransport):
                     try:
                         async with asyncio.timeout(seconds):
                             _, connection = await loop.create_connection(
-                                lambda: _Connection(self._on_idle_end),
+                                lambda: _Connection(self._on_end),
                                 address,
                                 port,
                                 ssl=context,
                                 server_hostname=host if context is not None else None,
                             )
+                        self._open.add(connection)
                         return connection
                     except (OSError, TimeoutError) as error:  # TLS failures are OSErrors too
                         if address == addresses[-1]:
@@ -481,7 +492,10 @@ class FastTransport(httpx.AsyncBaseTransport):
             delay = max(first + self._policy.keepalive_seconds - now, 0.1)
             self._sweeper = asyncio.get_running_loop().call_later(delay, self._sweep)
 
-    def _on_idle_end(self, connection: _Connection) -> None:
+    def _on_end(self, connection: _Connection) -> None:
+        self._open.discard(connection)
+        if not connection.in_pool:
+            return
         for connections in self._idle.values():
             with contextlib.suppress(ValueError):
                 connections.remove(connection)

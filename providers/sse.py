@@ -40,6 +40,7 @@ class EventDecoder:
         "_skip_lf",
         "_tail",
         "_tail_bytes",
+        "failure",
     )
 
     def __init__(self, *, line_max_bytes: int = 8 * 1024 * 1024) -> None:
@@ -51,20 +52,30 @@ class EventDecoder:
         self._name = ""
         self._skip_lf = False  # the last read ended in CR: a LF that follows belongs to it
         self._at_start = True
+        self.failure: ReplyTooLong | None = None  # a line or event over the limit; what came before it counts
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """Return the events that this read completes. Raises ReplyTooLong for a line or event over the limit."""
+        """Return the events that this read completes; after a failure nothing more is read."""
+        events: list[Event] = []
+        if self.failure is None:
+            try:
+                self._feed(chunk, events)
+            except ReplyTooLong as error:
+                self.failure = error
+        return events
+
+    def _feed(self, chunk: bytes, events: list[Event]) -> None:
         if self._at_start:
             chunk = b"".join((*self._tail, chunk))
             self._tail, self._tail_bytes = [], 0
             if len(chunk) < 3 and _BOM.startswith(chunk):
                 self._tail, self._tail_bytes = [chunk], len(chunk)
-                return []
+                return
             chunk = chunk.removeprefix(_BOM)
             self._at_start = False
         if self._skip_lf:
             if not chunk:
-                return []
+                return
             self._skip_lf = False
             if chunk[0] == 10:
                 chunk = chunk[1:]
@@ -75,7 +86,7 @@ class EventDecoder:
                 self._tail_bytes += len(chunk)
                 if self._tail_bytes > self._line_max:
                     raise ReplyTooLong(code="line_too_long")
-            return []
+            return
         if self._tail:
             self._tail.append(chunk)
             chunk = b"".join(self._tail)
@@ -83,7 +94,6 @@ class EventDecoder:
         if has_cr:
             self._skip_lf = chunk[-1] == 13
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        events: list[Event] = []
         if self._data:
             rest = chunk
         else:
@@ -107,14 +117,19 @@ class EventDecoder:
                 self._tail, self._tail_bytes = [tail], len(tail)
                 if self._tail_bytes > self._line_max:
                     raise ReplyTooLong(code="line_too_long")
-        return events
 
     def finish(self) -> list[Event]:
         """Return what was complete but not dispatched when the stream ended, marked as the tail."""
         events: list[Event] = []
+        if self.failure is not None:
+            return events
         if self._tail:
             line, self._tail, self._tail_bytes = b"".join(self._tail), [], 0
-            self._line(line, events)
+            try:
+                self._line(line, events)
+            except ReplyTooLong as error:
+                self.failure = error
+                return events
         dispatched: list[Event] = []
         self._dispatch(dispatched)
         return events + [event._replace(is_tail=True) for event in dispatched]

@@ -68,6 +68,7 @@ class OpenAIChatProvider:
         watch = _Watch(self._clocks)
         response: httpx.Response | None = None
         lost: httpx.TransportError | None = None
+        broken: errors.Broken | None = None
         try:
             client = self._client()
             sent = self._request(client, request)
@@ -93,11 +94,14 @@ class OpenAIChatProvider:
                 if not chunk:
                     break
                 before = reducer.payloads
-                if inflate is None:
-                    reducer.feed(chunk)
-                else:
-                    for piece in inflate(chunk):
-                        reducer.feed(piece)
+                try:
+                    if inflate is None:
+                        reducer.feed(chunk)
+                    else:
+                        for piece in inflate(chunk):
+                            reducer.feed(piece)
+                except errors.Broken as error:
+                    broken = error
                 if reducer.payloads != before:
                     watch.payload()
                     if reducer.finish_reason is not None and not was_finishing:
@@ -108,6 +112,8 @@ class OpenAIChatProvider:
                     watch.pause()
                     yield delta
                     watch.resume()
+                if broken is not None:
+                    raise broken
         except asyncio.CancelledError:
             if not (phase := watch.timed_out()):
                 raise

@@ -103,9 +103,11 @@ class Reducer:
             self._event(event)
             if self.done or self.error is not None:
                 return
+        if self._decoder.failure is not None:
+            raise self._decoder.failure
 
     def finish(self) -> None:
-        """Take in the end of the body."""
+        """Take in the end of the body. Raises what feed() raises."""
         if self._mode == "json":
             body = b"".join(self._body)
             self._body = []
@@ -120,6 +122,8 @@ class Reducer:
                 self._event(event)
                 if self.is_over:
                     return
+            if self._decoder.failure is not None:
+                raise self._decoder.failure
 
     def take(self) -> Delta | None:
         """Return the text and reasoning since the last take, storable, or None when there is none."""
@@ -164,7 +168,7 @@ class Reducer:
         return Finished(
             finish_reason=self.finish_reason,
             usage=read_usage(self.usage),
-            request_id=self.request_id,
+            request_id=storable(self.request_id[:200]) if self.request_id else None,
             malformed_events=self.malformed_events,
             tool_calls=self.tool_calls,
         )
@@ -173,19 +177,18 @@ class Reducer:
         """Decide by the first byte that is not blank: a body that opens with `{` is JSON under any name (14)."""
         self._body.append(chunk)
         self._body_bytes += len(chunk)
+        if self._mode == "unknown":
+            start = b"".join(self._body)
+            stripped = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+            if stripped[:1] == b"{":
+                self._mode = "json"
+                self._body = [start]
+            elif stripped and not (len(start) < 3 and b"\xef\xbb\xbf".startswith(start)):
+                self._mode = "sse"
+                self._body = []
+                return start
         if self._body_bytes > self._limit:
             raise errors.ReplyTooLong(code="body_too_long")
-        if self._mode == "json":
-            return b""
-        start = b"".join(self._body)
-        stripped = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-        if stripped[:1] == b"{":
-            self._mode = "json"
-            self._body = [start]
-        elif stripped and not (len(start) < 3 and b"\xef\xbb\xbf".startswith(start)):
-            self._mode = "sse"
-            self._body = []
-            return start
         return b""
 
     def _event(self, event: Event) -> None:
@@ -261,7 +264,7 @@ class Reducer:
                 self._rest(message)
         reason = choice.get("finish_reason")
         if reason is not None and reason not in _NOT_A_REASON:  # 10
-            self.finish_reason = str(reason)[:64]
+            self.finish_reason = storable(str(reason)[:64])
         if usage := choice.get("usage"):
             self._choice_usage = usage
 
@@ -338,14 +341,17 @@ def _error_of(value: Mapping[str, Any], *, has_choices: bool) -> dict[str, Any] 
     return None
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 31  # what a column holds; more is a vendor's mistake
+
+
 def read_usage(raw: Any) -> Usage | None:
     """Return the vendor's usage as ours, or None when it holds no counts."""
     if type(raw) is not dict:
         return None
     counts = []
     for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
-        found = next((raw[name] for name in names if type(raw.get(name)) is int and raw[name] >= 0), None)
-        counts.append(found)
+        counts.append(next((raw[name] for name in names if _is_count(raw.get(name))), None))
     if counts == [None, None]:
         return None
     return Usage(input_tokens=counts[0] or 0, output_tokens=counts[1] or 0)

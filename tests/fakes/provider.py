@@ -648,9 +648,9 @@ class Server:
             return False
         finally:
             self.stats.open_streams -= 1
-            if exchange.watch is not None and not exchange.watch.done():
+            if exchange.watch is not None:
                 exchange.watch.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
+                with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                     await exchange.watch
         return keep and not (
             exchange.watch is not None and exchange.watch.done() and not exchange.watch.cancelled()

@@ -69,6 +69,14 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(length)
 
 
+def eventually(claim: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until the claim is true; fail when it never is."""
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def client_for(transport: Transport, port: int, **policy: Any) -> httpx.AsyncClient:
     """Return a client that may reach this port."""
     allowed = frozenset({f"127.0.0.1:{port}"})
@@ -377,38 +385,41 @@ def test_a_line_end_in_a_header_is_refused() -> None:
     asyncio.run(go())
 
 
+def closed_after_ms(fake: FakeProvider, since: float) -> float:
+    """Return how long after this moment the provider saw its one client go."""
+    eventually(lambda: fake.stats()["closed_by_client_count"] == 1)
+    [gone] = fake.stats()["closed_by_client"]
+    return float(gone["unix_ms"]) - since * 1000
+
+
 def test_closing_a_stream_closes_its_socket_at_once(transport: Transport, fake: FakeProvider) -> None:
-    async def go() -> float:
+    async def go() -> None:
         async with client_for(transport, fake.port) as client:
             provider = OpenAIChatProvider(base_url=fake.base_url, model="m", client=lambda: client)
-            stream = provider.stream(ChatRequest((ChatMessage("user", "[[n=1000 rate=20 tag=close]]"),)))
+            stream = provider.stream(ChatRequest((ChatMessage("user", "[[n=1000 rate=20]]"),)))
             async with aclosing(stream):
                 assert isinstance(await anext(stream), Delta)
-            return time.time() * 1000
+                began = time.time()
+            assert await asyncio.to_thread(closed_after_ms, fake, began) < 500
 
     fake.reset()
-    closed_at = asyncio.run(go())
-    time.sleep(0.2)
-    [gone] = fake.stats()["closed_by_client"]
-    assert gone["unix_ms"] - closed_at < 100
+    asyncio.run(go())
 
 
 def test_cancelling_the_reader_closes_its_socket_at_once(transport: Transport, fake: FakeProvider) -> None:
-    async def go() -> float:
+    async def go() -> None:
         async with client_for(transport, fake.port) as client:
             provider = OpenAIChatProvider(base_url=fake.base_url, model="m", client=lambda: client)
-            task = asyncio.create_task(collect(provider, "[[fault=stall tag=cancel]]"))
-            await asyncio.sleep(0.2)
+            task = asyncio.create_task(collect(provider, "[[fault=stall]]"))
+            await asyncio.to_thread(eventually, lambda: fake.stats()["tokens"] == 3)
+            began = time.time()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            return time.time() * 1000
+            assert await asyncio.to_thread(closed_after_ms, fake, began) < 500
 
     fake.reset()
-    closed_at = asyncio.run(go())
-    time.sleep(0.2)
-    [gone] = fake.stats()["closed_by_client"]
-    assert gone["unix_ms"] - closed_at < 100
+    asyncio.run(go())
 
 
 def test_a_reader_that_does_not_pull_pauses_the_provider(transport: Transport, fake: FakeProvider) -> None:
@@ -440,10 +451,11 @@ def test_there_is_no_limit_of_a_hundred_connections(transport: Transport, fake: 
     async def go() -> None:
         async with client_for(transport, fake.port) as client:
             provider = OpenAIChatProvider(base_url=fake.base_url, model="m", client=lambda: client)
-            tasks = [asyncio.create_task(collect(provider, "[[n=2 rate=0.5]]")) for _ in range(150)]
-            await asyncio.sleep(1.5)
-            assert (await asyncio.to_thread(fake.stats))["open_streams"] == 150
-            assert all(answer.error is None for answer in await asyncio.gather(*tasks))
+            tasks = [asyncio.create_task(collect(provider, "[[fault=stall]]")) for _ in range(150)]
+            await asyncio.to_thread(eventually, lambda: fake.stats()["open_streams"] == 150)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     fake.reset()
     asyncio.run(go())

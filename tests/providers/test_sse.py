@@ -11,9 +11,12 @@ from providers.sse import Event, EventDecoder, loads
 
 
 def decode(*pieces: bytes, **options: int) -> list[Event]:
-    """Return all events of these reads."""
+    """Return all events of these reads. Raises what the decoder failed with."""
     decoder = EventDecoder(**options)
-    return [event for piece in pieces for event in decoder.feed(piece)] + decoder.finish()
+    events = [event for piece in pieces for event in decoder.feed(piece)] + decoder.finish()
+    if decoder.failure is not None:
+        raise decoder.failure
+    return events
 
 
 def data(*pieces: bytes) -> list[bytes]:
@@ -95,6 +98,13 @@ def test_the_tail_is_marked() -> None:
 def test_a_line_or_event_over_the_limit_is_refused(pieces: list[bytes]) -> None:
     with pytest.raises(ReplyTooLong):
         decode(*pieces, line_max_bytes=1000)
+
+
+def test_what_came_before_a_line_over_the_limit_counts() -> None:
+    decoder = EventDecoder(line_max_bytes=100)
+    assert decoder.feed(b"data: a\n\ndata: " + b"x" * 200 + b"\n\n") == [Event(b"a")]
+    assert decoder.failure is not None
+    assert (decoder.feed(b"data: b\n\n"), decoder.finish()) == ([], [])
 
 
 def test_many_small_events_are_not_a_long_line() -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from providers import errors
-from providers.base import ChatProvider
+from providers.base import ChatProvider, Clocks
 from providers.clients.openai_chat import OpenAIChatProvider, chat_url, from_httpx, refusal, retry_after_seconds
 from providers.clients.openai_reducer import Reducer, read_usage
 from providers.credentials import Secret
@@ -282,6 +282,22 @@ def test_a_surrogate_pair_in_two_tokens_becomes_one_character() -> None:
     assert [*texts, last.text] == ["甲", "😀乙", "\ufffd丙", "\ufffd"]
 
 
+def test_tokens_in_the_same_read_as_a_failure_are_kept() -> None:
+    token = b'data: {"choices":[{"index":0,"delta":{"content":"\xe5\x8d\x8a"}}]}\n\n'
+    clocks = Clocks(line_max_bytes=1000)
+    answer, _ = exchange(sse(token + b"data: " + b"x" * 2000 + b"\n\n"), clocks=clocks)
+    assert answer.text == "半"
+    assert isinstance(answer.error, errors.ReplyTooLong)
+
+
+def test_what_a_vendor_calls_the_end_can_be_stored() -> None:
+    body = b'data: {"id":"a\\u0000b","choices":[{"delta":{},"finish_reason":"\\ud800' + b"x" * 200 + b'"}]}\n\n'
+    answer, _ = exchange(sse(body))
+    assert answer.finished is not None
+    assert answer.finished.finish_reason == "\ufffd" + "x" * 63
+    assert answer.finished.request_id == "a\ufffdb"
+
+
 def test_endless_noise_is_not_read_for_ever() -> None:
     with pytest.raises(errors.MalformedReply):
         Reducer().feed(b"data: {x\n\n" * 2000)
@@ -302,6 +318,8 @@ def test_endless_tool_arguments_are_refused() -> None:
         ({"completion_tokens": 4}, Usage(0, 4)),
         ({"prompt_tokens": "3"}, None),
         ({"prompt_tokens": -1}, None),
+        ({"prompt_tokens": 10**30}, None),
+        ({"prompt_tokens": True}, None),
         ({}, None),
         (None, None),
         ([], None),
