@@ -169,7 +169,7 @@ def test_the_total_clock_ends_an_endless_reply(ask: Ask) -> None:
 
 
 def test_a_short_idle_clock_does_not_end_a_long_slow_reply(ask: Ask) -> None:
-    answer = ask("[[n=12 rate=8]]", idle_seconds=0.4, first_payload_seconds=0.4)
+    answer = ask("[[n=12 rate=6]]", idle_seconds=1.0, first_payload_seconds=1.0)
     assert answer.error is None
     assert answer.text == expected_text(1, 12)
 
@@ -198,11 +198,11 @@ def test_the_total_clock_runs_while_the_consumer_takes_its_time(fake: FakeProvid
         policy = HttpPolicy(allowed_addresses=frozenset({fake.address}), transport=transport)
         async with new_client(policy) as client:
             provider = OpenAIChatProvider(
-                base_url=fake.base_url, model="m", clocks=Clocks(total_seconds=0.3), client=lambda: client
+                base_url=fake.base_url, model="m", clocks=Clocks(total_seconds=1.5), client=lambda: client
             )
             stream = provider.stream(ChatRequest((ChatMessage("user", "[[n=50 rate=20]]"),)))
             await anext(stream)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.7)
             with pytest.raises(errors.TimedOut) as caught:
                 await anext(stream)
             assert caught.value.phase == "total"
