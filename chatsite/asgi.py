@@ -8,6 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
@@ -42,6 +43,7 @@ class Lifespan:
                 current = engine()
                 await current.started()
                 _on_sigterm(current)
+                register_readiness("replies", partial(_drain_state, current))
                 # What is loaded now stays; collecting it again and again costs the tail (DESIGN 8).
                 gc.collect()
                 gc.freeze()
@@ -52,6 +54,10 @@ class Lifespan:
                     await current.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _drain_state(current: Engine) -> str | None:
+    return "draining" if current.is_draining else None
 
 
 def _on_sigterm(current: Engine) -> None:

@@ -16,6 +16,8 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from providers import registry
+
 NO_STORE = {"Cache-Control": "no-store"}
 
 READINESS: dict[str, Callable[[], str | None]] = {}
@@ -38,7 +40,7 @@ def livez(request: HttpRequest) -> HttpResponse:
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
     """Return 200 when requests can be served, else 503; `checks` says what is not well."""
-    checks = _database_checks()
+    checks = {**_database_checks(), "registry": _registry_check()}
     checks.update({name: check() or "ok" for name, check in READINESS.items()})
     is_ready = all(state == "ok" or state.startswith("warning") for state in checks.values())
     return JsonResponse(
@@ -53,11 +55,11 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """Return what this server counts, of all its processes; for loopback or the bearer of METRICS_TOKEN."""
     if not _may_read_metrics(request):
         return HttpResponse(status=404)
-    registry = REGISTRY
+    collected = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST, headers=NO_STORE)
+        collected = CollectorRegistry()
+        MultiProcessCollector(collected)
+    return HttpResponse(generate_latest(collected), content_type=CONTENT_TYPE_LATEST, headers=NO_STORE)
 
 
 def _may_read_metrics(request: HttpRequest) -> bool:
@@ -87,6 +89,14 @@ def _database_checks() -> dict[str, str]:
         }
     except (DatabaseError, InterfaceError):
         return {"database": "unavailable"}
+
+
+def _registry_check() -> str:
+    """Return whether this process knows its endpoints; none at all is worth a warning, the API serves on."""
+    try:
+        return "ok" if registry.current().endpoints else "warning: no usable endpoint"
+    except (DatabaseError, InterfaceError):
+        return "unknown"
 
 
 def _is_migrated() -> bool:

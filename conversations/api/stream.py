@@ -67,11 +67,12 @@ class Request:
         self.language = language_of(self.headers.get("accept-language"))
 
     async def claims(self) -> Claims:
-        """Return who calls: by bearer token, or by a single-use ticket in the query.
+        """Return who calls: by bearer token, or by a single-use ticket in the query, which only reads.
 
         Raises: NotSignedIn.
         """
-        if "ticket" in self.query and "authorization" not in self.headers:
+        has_ticket = self.scope["method"] == "GET" and "ticket" in self.query
+        if has_ticket and "authorization" not in self.headers:
             return await db.unit(redeem_ticket, self.query["ticket"][-1])
         return claims_from_headers(self.scope["headers"])
 

@@ -13,7 +13,7 @@ from django.db.models import F, Max
 
 from conversations.context.prompt import build_prompt
 from conversations.db import database_now, tenant
-from conversations.errors import BadRequest, Conflict, Invalid, NotAllowed
+from conversations.errors import BadRequest, Conflict, Invalid, NotAllowed, NotFound
 from conversations.history.actions import shorten_title
 from conversations.models import Conversation, Generation, IdempotencyKey, Membership, Message
 from conversations.models.conversations import CONTENT_MAX_CHARS, PREVIEW_CHARS
@@ -294,10 +294,13 @@ def _begin(
 def find_started(claims: Claims, reply_id: int | str) -> Started:
     """Return a reply of this member, to be read again.
 
-    Raises: NotFound; NotSignedIn and NotAllowed as for every call.
+    Raises: NotFound, also for another reply than a ticket was issued for; NotSignedIn and NotAllowed as for
+    every call.
     """
     with tenant(claims.site_id):
         reply = access_reply(approved_member_for(claims), reply_id)
+        if claims.message_id not in (None, reply.pk):
+            raise NotFound
         return Started(
             chat_id=reply.conversation_id,
             site_id=reply.site_id,

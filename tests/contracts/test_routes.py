@@ -19,9 +19,12 @@ from django.urls import get_resolver
 from chatsite.asgi import application
 from conversations.api.routing import http_router
 from conversations.api.stream import Endpoint
+from conversations.db import tenant
 from conversations.generation.engine import engine
 from conversations.models import Conversation, IdempotencyKey, Membership, Message, StreamTicket
-from tests.world import World, bearer, make_conversation, make_exchange, make_world
+from conversations.tenancy.resolve import issue_ticket
+from conversations.tenancy.tokens import read_access
+from tests.world import World, bearer, make_conversation, make_exchange, make_tokens, make_world
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -203,6 +206,31 @@ def test_an_ended_sign_in_passes_nowhere(scene: Scene) -> None:
     knocks = WITH_IDS + WITHOUT_IDS
     for knock, answer in zip(knocks, knock_all(knocks, credentials, scene.chat.pk, scene.reply.pk), strict=True):
         assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid"), str(knock)
+
+
+def test_a_ticket_reads_the_reply_it_was_issued_for_and_nothing_else(scene: Scene) -> None:
+    _, other = make_exchange(scene.chat)
+    claims = read_access(make_tokens(scene.world.alice).access)
+
+    def ticket(message_id: int | None) -> str:
+        with tenant(scene.world.acorn.pk):
+            return issue_ticket(scene.world.alice, claims.login_id, message_id)
+
+    def read(message: Message, text: str, method: str = "GET", call: str = "stream") -> tuple[int, str]:
+        knock = Knock(method, f"/messages/{{message}}/{call}?ticket={text}")
+        answer = knock_all([knock], {}, scene.chat.pk, message.pk)[0]
+        return answer.status_code, answer.text
+
+    once = ticket(scene.reply.pk)
+    status, text = read(scene.reply, once)
+    assert (status, SECRET in text) == (200, True)
+    assert read(scene.reply, once)[0] == 401
+    assert read(other, ticket(scene.reply.pk))[0] == 404
+    assert read(other, ticket(None))[0] == 200
+    assert read(scene.reply, ticket(scene.reply.pk), "POST", "stop")[0] == 401
+    assert read(scene.reply, ticket(None), "POST", "regenerate")[0] == 401
+    history = knock_all([Knock("GET", f"/history?ticket={ticket(None)}")], {}, 0, 0)[0]
+    assert history.status_code == 401
 
 
 def _shape(path: str) -> str:
