@@ -138,8 +138,22 @@ class Engine:
     async def _start(self) -> None:
         await self.store.open()
         await self._incarnate()
+        await self._inherit_health()
         self._spawn(self._beat())
         self._spawn(self._keep_house())
+
+    async def _inherit_health(self) -> None:
+        """Let a new process judge at once when the database has been up for a lease.
+
+        Otherwise workers that die one after the other, faster than a lease, leave nobody who may sweep.
+        """
+        try:
+            has_outlived = await self.store.has_outlived(lease=settings.LEASE_SECONDS)
+        except (psycopg.Error, *DatabaseAway) as error:
+            log.warning("uptime_unknown", extra={"error": type(error).__name__})
+            return
+        if has_outlived and self._healthy_since:
+            self._healthy_since -= settings.LEASE_SECONDS
 
     async def _incarnate(self) -> None:
         """Become a new worker: register, and let writer, folds and listener work in its name."""
@@ -255,7 +269,7 @@ class Engine:
 
     @property
     def may_judge(self) -> bool:
-        """Whether we may call others dead: only after we ourselves had the database for a whole lease.
+        """Whether we may call others dead: only when we know the database to have been there for a whole lease.
 
         After an outage everybody's sign of life is old, and nobody has died.
         """

@@ -327,6 +327,14 @@ class Store:
             )
             return int(cast(TupleRow, await cursor.fetchone())[0])
 
+    async def has_outlived(self, *, lease: float) -> bool:
+        """Return whether the server has been up for a whole lease: then an old sign of life means a death."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT pg_postmaster_start_time() < clock_timestamp() - %s * interval '1 second'", [lease]
+            )
+            return bool(cast(TupleRow, await cursor.fetchone())[0])
+
     async def heartbeat(self, *, worker: int, live: int, revision: int, draining: bool, lease: float) -> Pulse:
         """Renew the lease by the database's clock and return the state of the house."""
         async with self._pool.connection() as connection:

@@ -165,6 +165,23 @@ async def test_the_replies_of_a_dead_worker_are_sealed_with_what_was_committed(p
     assert not await in_unit(WorkerLog.objects.filter(worker_id=victim.worker_id).exists)
 
 
+async def test_a_new_worker_sweeps_a_dead_one_at_once(people: World, settings: object) -> None:
+    settings.LEASE_SECONDS = 3  # type: ignore[attr-defined]
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [dead]:
+        started = await send(dead, claims, chat, "[[n=5000 rate=200]]")
+        await eventually(lambda: dead.store.has_outlived(lease=3))
+        async with dead.attach(started.reply_id) as buffer:
+            while buffer.content.length < 30:
+                await buffer.changed()
+            kill(dead)
+        await in_unit(Worker.objects.filter(pk=dead.worker_id).update, seen_at="2020-01-01T00:00Z")
+        async with running_engines() as [fresh], asyncio.timeout(2):
+            text, status = await read_to_end(fresh, started.reply_id)
+    assert (status, (await in_unit(stored, started.reply_id)).content) == ("interrupted", text)
+    assert text
+
+
 async def test_a_worker_declared_dead_writes_nothing_and_begins_anew(people: World) -> None:
     chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
     async with running_engines(2) as [paused, _other]:
