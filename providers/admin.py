@@ -171,6 +171,11 @@ class EndpointAdmin(ModelAdmin):
         (_("Times"), {"classes": ["collapse"], "fields": ["created_at", "updated_at"]}),
     ]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Endpoint]:
+        """Return all endpoints, or none: nobody else learns which ids exist."""
+        rows = super().get_queryset(request)
+        return rows if _is_superuser(request) else rows.none()
+
     def has_module_permission(self, request: HttpRequest) -> bool:
         """Return whether endpoints appear at all."""
         return _is_superuser(request)
