@@ -45,9 +45,9 @@ ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", f"localhost,127.0.0.1,[::1],testserver
 CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS")
 INSTALLED_APPS = [
     "daphne",
-    "unfold",
+    "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "chatsite.apps.ChatAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -88,6 +88,8 @@ TEMPLATES = [
         },
     }
 ]
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 AUTH_USER_MODEL = "conversations.User"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
@@ -100,8 +102,7 @@ USE_TZ = True
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "templates" / "static"]
 STATIC_ROOT = VAR_DIR / "static"
-STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns when it is missing; `collectstatic` is optional here
-STATIC_ROOT.mkdir(exist_ok=True)
+STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns of a missing one, though it finds files without it
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -217,4 +218,30 @@ SPECTACULAR_SETTINGS = {
         "MessageStatus": "conversations.models.Message.Status",
     },
 }
-UNFOLD = {"SITE_TITLE": "Chat", "SITE_HEADER": "Chat", "SHOW_HISTORY": True, "SHOW_VIEW_ON_SITE": True}
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "chatsite.adminsite.title",
+    "SITE_HEADER": "chatsite.adminsite.title",
+    "SITE_SYMBOL": "forum",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "chatsite.adminsite.favicon"}],
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": True,
+    "SHOW_LANGUAGES": True,
+    "BORDER_RADIUS": "8px",
+    "COLORS": {
+        "primary": {
+            "50": "#f0f7f5",
+            "100": "#dceee9",
+            "200": "#bbdcd4",
+            "300": "#8dc3b8",
+            "400": "#57a597",
+            "500": "#338878",
+            "600": "#1d6f63",
+            "700": "#175a50",
+            "800": "#144841",
+            "900": "#123c36",
+            "950": "#082420",
+        }
+    },
+    "SIDEBAR": {"navigation": "chatsite.adminsite.navigation"},
+    "DASHBOARD_CALLBACK": "conversations.admin.dashboard.add_figures",
+}

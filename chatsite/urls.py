@@ -13,6 +13,7 @@ from chatsite.page import ChatPage
 urlpatterns = [
     path("", ChatPage.as_view(), name="chat"),
     path("admin/", admin.site.urls),
+    path("i18n/", include("django.conf.urls.i18n")),
     path("", include("conversations.api.urls")),
 ]
 

@@ -7,4 +7,4 @@ class ConversationsConfig(AppConfig):
     """Registers the models and the checks of this room."""
 
     name = "conversations"
-    verbose_name = "对话"
+    verbose_name = "聊天"

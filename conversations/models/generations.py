@@ -146,7 +146,7 @@ class Generation(TenantModel):
         ]
 
     def __str__(self) -> str:
-        return f"attempt {self.attempt} at #{self.message_id}"
+        return f"#{self.message_id}/{self.attempt}"
 
 
 class IdempotencyKey(TenantModel):
