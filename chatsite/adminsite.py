@@ -7,17 +7,38 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
 from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import URLPattern
 from django.utils.translation import gettext
+from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
+
+from conversations.errors import Limited
+from conversations.tenancy.throttle import spend_sign_in
+
+
+class SignInForm(AuthenticationForm):
+    """Signs staff in; guesses count together with those at the API."""
+
+    def clean(self) -> dict[str, Any]:
+        """Return the cleaned data, unless somebody tries too many passwords."""
+        address = self.request.META.get("REMOTE_ADDR", "") if self.request else ""
+        try:
+            spend_sign_in(self.cleaned_data.get("username", ""), address)
+        except Limited as error:
+            raise ValidationError(gettext("Too many attempts. Wait a minute and try again.")) from error
+        data: dict[str, Any] = super().clean()
+        return data
 
 
 class ChatAdminSite(UnfoldAdminSite):
     """Shows a person only traces of rows that they may still see."""
+
+    login_form = SignInForm
 
     def get_urls(self) -> list[URLPattern]:
         """Return Django's addresses without "view on site", which would tell existing rows from missing ones."""

@@ -10,6 +10,7 @@ from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 from unfold.widgets import (
@@ -20,7 +21,12 @@ from unfold.widgets import (
 
 from conversations.admin.base import ScopedAdmin, chip, is_superuser
 from conversations.models import Site
-from conversations.models.site_settings import DEFAULTS, validate_site_settings
+from conversations.models.site_settings import (
+    DEFAULTS,
+    INTEGER_BOUNDS,
+    PROMPT_MAX_CHARS,
+    validate_site_settings,
+)
 
 PREFIX = "setting_"
 
@@ -39,12 +45,15 @@ class SiteForm(forms.ModelForm):
         label=_("System prompt"),
         required=False,
         strip=False,
+        max_length=PROMPT_MAX_CHARS,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 8}),
         help_text=_("Tells the model who it is and how it should answer; sent before each conversation."),
     )
     setting_history_messages = forms.IntegerField(
         label=_("Messages remembered"),
-        widget=UnfoldAdminIntegerFieldWidget(attrs={"min": 0}),
+        min_value=INTEGER_BOUNDS["history_messages"][0],
+        max_value=INTEGER_BOUNDS["history_messages"][1],
+        widget=UnfoldAdminIntegerFieldWidget(),
         help_text=_("How many of the latest messages the model is shown with each question."),
     )
     setting_context_reuse_seconds = forms.JSONField(
@@ -58,7 +67,9 @@ class SiteForm(forms.ModelForm):
     )
     setting_retention_days = forms.IntegerField(
         label=_("Days kept"),
-        widget=UnfoldAdminIntegerFieldWidget(attrs={"min": 0}),
+        min_value=INTEGER_BOUNDS["retention_days"][0],
+        max_value=INTEGER_BOUNDS["retention_days"][1],
+        widget=UnfoldAdminIntegerFieldWidget(),
         help_text=_("Conversations are erased so many days after they were deleted; 0 keeps them."),
     )
     setting_stand_in = forms.BooleanField(
@@ -98,7 +109,7 @@ class SiteForm(forms.ModelForm):
                 try:
                     validate_site_settings({key: value})
                 except ValueError as error:
-                    self.add_error(PREFIX + key, str(error).removeprefix(f"{key}: "))
+                    self.add_error(PREFIX + key, gettext(str(error).removeprefix(f"{key}: ")))
                     continue
                 if key in before or value != default:
                     settings[key] = value

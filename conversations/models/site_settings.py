@@ -25,7 +25,8 @@ DEFAULTS: Mapping[str, Any] = {
     "stand_in": True,
 }
 
-_INTEGERS = {"history_messages": (0, 200), "retention_days": (0, 36_500)}
+PROMPT_MAX_CHARS = 32_768
+INTEGER_BOUNDS = {"history_messages": (0, 200), "retention_days": (0, 36_500)}
 _SWITCHES = {"ascii_stream", "stand_in"}
 
 
@@ -39,15 +40,15 @@ def validate_site_settings(settings: object) -> None:
     for key, value in settings.items():
         if key not in DEFAULTS:
             raise ValueError(f"{key}: unknown setting; known are {', '.join(DEFAULTS)}")
-        if key in _INTEGERS:
-            least, most = _INTEGERS[key]
+        if key in INTEGER_BOUNDS:
+            least, most = INTEGER_BOUNDS[key]
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise ValueError(f"{key}: must be a whole number from {least} to {most}")
         elif key in _SWITCHES:
             if not isinstance(value, bool):
                 raise ValueError(f"{key}: must be true or false")
         elif key == "system_prompt":
-            if not isinstance(value, str) or len(value) > 32_768 or "\0" in value:
+            if not isinstance(value, str) or len(value) > PROMPT_MAX_CHARS or "\0" in value:
                 raise ValueError(f"{key}: must be a text of at most 32768 characters")
         elif not isinstance(value, dict) or not all(
             isinstance(name, str) and isinstance(seconds, int) and not isinstance(seconds, bool) and seconds >= -1

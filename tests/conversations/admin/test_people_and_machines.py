@@ -10,6 +10,7 @@ from django.contrib.auth.models import Group
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import Settings
 
 from conversations.models import User, Worker
 from tests.conversations.admin.people import Staff, client_of, make_staff
@@ -90,6 +91,19 @@ def test_signing_in_at_the_admin_leads_to_its_first_page(staff: Staff) -> None:
     client = Client()
     answer = client.post("/admin/login/", {"username": user.username, "password": "橡果-correct-horse"})
     assert (answer.status_code, answer["Location"]) == (302, "/admin/")
+
+
+def test_guessing_passwords_at_the_admin_ends_after_some_tries(staff: Staff, settings: Settings) -> None:
+    settings.THROTTLE, settings.THROTTLE_SIGN_INS_PER_MINUTE = True, 3
+    user = staff.acorn_manager.user
+    user.set_password("橡果-correct-horse")
+    user.save()
+    client = Client()
+    for _ in range(3):
+        client.post("/admin/login/", {"username": user.username, "password": "猜一个"})
+    answer = client.post("/admin/login/", {"username": user.username, "password": "橡果-correct-horse"})
+    assert answer.status_code == 200
+    assert "尝试次数过多" in answer.content.decode()
 
 
 def test_the_admin_speaks_the_language_that_was_chosen(root: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -99,6 +100,7 @@ def test_what_is_not_understood_is_said_at_its_own_field_and_changes_nothing(
 ) -> None:
     errors = save(manager, world.acorn, **{field: value})
     assert list(errors) == [field]
+    assert all(re.search("[\u4e00-\u9fff]", error) for error in errors[field])
     assert (world.acorn.name, world.acorn.settings) == ("橡果", {})
 
 
