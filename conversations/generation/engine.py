@@ -335,6 +335,8 @@ class Engine:
             for message_id in list(self._runs):
                 self._interrupt(message_id, "drain")
             await self._idle.wait()
+        for tail in self._tails.values():
+            tail.let_go()
         log.info("drain_finished", extra={"worker": self.worker_id})
 
     async def close(self) -> None:

@@ -81,6 +81,11 @@ class OwnerTail:
         self._mirrors.pop(message_id, None)
         self._fresh.discard(message_id)
 
+    def let_go(self) -> None:
+        """Send every reader away: this process ends, and they go on reading on another worker."""
+        for mirror in self._mirrors.values():
+            mirror.lose()
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to watch."""

@@ -35,7 +35,7 @@ BACKLOG = 2048
 RESTART_FIRST_SECONDS = 0.1
 RESTART_MOST_SECONDS = 5.0
 HOPELESS_FAILURES = 5  # so many in a row before any worker was ever ready: the setup is wrong, give up
-DRAIN_EXTRA_SECONDS = 10  # for uvicorn, beyond the drain of replies
+LEAVE_SECONDS = 5  # for readers to take the end of their replies, after the drain
 KILL_EXTRA_SECONDS = 15  # for the parent, beyond the same
 WATCH_SECONDS = 1.0
 
@@ -141,7 +141,6 @@ class Supervisor:
                     self._watch_postgres()
             finally:
                 self._stop_workers()
-                self._listening.close()
         return 0
 
     @contextlib.contextmanager
@@ -256,6 +255,7 @@ class Supervisor:
     def _stop_workers(self) -> None:
         """Ask all workers to end, wait for their drain, and kill what is left (or on a second Ctrl-C)."""
         self._is_stopping = True
+        self._listening.close()  # or callers would queue up here when the last worker has closed it
         for worker in self._workers:
             worker.process.terminate()
             worker.process.send_signal(signal.SIGCONT)  # a paused one could not hear it
@@ -295,6 +295,17 @@ class WorkerServer(uvicorn.Server):
         with contextlib.suppress(OSError):  # without a parent the other thread has already asked us to end
             self._parent.send(b"r")
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Go on answering while replies end (503 to new work, the rest to readers); only then close.
+
+        Closing first, as the base class does, leaves callers in the queue of a socket nobody accepts from.
+        """
+        from conversations.generation.engine import engine  # the parent never needs it
+
+        await engine().drain()
+        self.config.timeout_graceful_shutdown = LEAVE_SECONDS
+        await super().shutdown(sockets)
+
     def _follow_parent(self) -> None:
         """Wait for the parent's end, then drain as if told to."""
         with contextlib.suppress(OSError):
@@ -314,7 +325,6 @@ def run_worker(listening: socket.socket, parent: socket.socket) -> int:
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=int(settings.DRAIN_SECONDS + DRAIN_EXTRA_SECONDS),
     )
     server = WorkerServer(config, parent)
     server.run(sockets=[listening])
