@@ -148,7 +148,7 @@ async def main(arguments: argparse.Namespace) -> int:
                 f"p95 under {LIMIT_MS:.0f} ms", p95 < LIMIT_MS, f"{name}: {p95:.0f} ms over {len(values)} calls"
             )
             report.figure(f"{name}, ms, p50 / p95 of {len(values)}", shown(values))
-        threads, connections = [s[0] for s in samples], [s[1] for s in samples]
+        threads, connections = [each[0] for each in samples], [each[1] for each in samples]
         report.figure(
             "time to first token while ramping, ms, p50 / p95",
             f"{reports.percentile(started, 0.5):.0f} / {reports.percentile(started, 0.95):.0f}",
