@@ -57,3 +57,23 @@ def frame(event: str, data: Any, *, event_id: str | None = None, ascii_only: boo
     """Return one frame; LF only, data on one line."""
     head = b"id: %b\n" % event_id.encode() if event_id else b""
     return b"%bevent: %b\ndata: %b\n\n" % (head, event.encode(), to_json(data, ascii_only=ascii_only))
+
+
+def is_storable(text: str) -> bool:
+    """Return whether PostgreSQL and UTF-8 can hold the text as it is: no NUL, no lone surrogate."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def is_storable_json(value: Any) -> bool:
+    """Return whether every text in a JSON value, keys included, is storable."""
+    rest = [value]
+    while rest:
+        match rest.pop():
+            case str() as text if not is_storable(text):
+                return False
+            case dict() as pairs:
+                rest += pairs
+                rest += pairs.values()
+            case list() as items:
+                rest += items
+    return True

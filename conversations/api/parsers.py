@@ -3,31 +3,56 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import IO, Any, NoReturn
 
 from django.conf import settings
-from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
-from conversations.errors import ChatError
+from conversations.errors import BadRequest, ChatError
+
+NESTING_MAX = 64
 
 
 def parse_json(body: bytes) -> Any:
     """Return the value of a JSON body.
 
-    Raises: ChatError body_too_large; ParseError, also for NaN, bytes that are no UTF-8, and nesting too deep.
+    Raises: ChatError body_too_large; BadRequest malformed_json, also for numbers that are none or too large,
+    bytes that are no UTF-8, and nesting too deep to be stored again.
     """
     if len(body) > settings.REQUEST_BODY_MAX_BYTES:
         raise ChatError("body_too_large")
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse)
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise ParseError from error
+        raise BadRequest("malformed_json") from error
+    if _is_deeper_than(value, NESTING_MAX):
+        raise BadRequest("malformed_json")
+    return value
 
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse("a number beyond all bounds")
+
+
+def _is_deeper_than(value: Any, most: int) -> bool:
+    layer = [value]
+    for _ in range(most):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not layer:
+            return False
+    return True
 
 
 class JsonParser(BaseParser):

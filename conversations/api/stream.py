@@ -22,6 +22,7 @@ from psycopg_pool import PoolTimeout
 
 from conversations import db, events
 from conversations.api.edge import Receive, Scope, Send, send_problem
+from conversations.api.parsers import parse_json
 from conversations.api.serializers import message_representation
 from conversations.db import tenant
 from conversations.errors import (
@@ -38,6 +39,7 @@ from conversations.generation import actions, metrics
 from conversations.generation.actions import Started
 from conversations.generation.buffer import Ending, ReplyBuffer
 from conversations.generation.engine import engine
+from conversations.history.idempotency import clean_key, hash_body
 from conversations.tenancy.access import access_message
 from conversations.tenancy.resolve import approved_member_for, claims_from_headers, redeem_ticket
 from conversations.tenancy.tokens import Claims
@@ -86,10 +88,7 @@ class Request:
             return {}
         if self.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ChatError("unsupported_media_type")
-        try:
-            body = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise BadRequest("malformed_json") from error
+        body = parse_json(raw)
         if not isinstance(body, dict):
             raise Invalid("invalid", errors={"body": ["must be an object"]})
         return body
@@ -114,7 +113,7 @@ class Request:
 
     def idempotency_key(self) -> str | None:
         """Return the key, checked."""
-        return actions.clean_idempotency_key(self.headers.get("idempotency-key"))
+        return clean_key(self.headers.get("idempotency-key"))
 
     def include(self, body: Mapping[str, Any] | None = None) -> frozenset[str]:
         """Return the extra events the client asks for, in the body or in the query; unknown ones are ignored.
@@ -127,10 +126,6 @@ class Request:
         if not isinstance(asked, list) or not all(isinstance(word, str) for word in asked):
             raise Invalid("invalid", errors={"include": ["must be a list of strings"]})
         return EXTRAS & {word.strip() for word in asked}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 Handler = Callable[[Request], Awaitable[None]]
@@ -376,14 +371,14 @@ def parse_send(body: Mapping[str, Any], *, chat_id: int, operation: str, key: st
     wrong: dict[str, list[str]] = {}
     source_page = body.get("sourcePage")
     if source_page is not None and (
-        not isinstance(source_page, str) or len(source_page) > 200 or not actions.is_storable(source_page)
+        not isinstance(source_page, str) or len(source_page) > 200 or not events.is_storable(source_page)
     ):
         wrong["sourcePage"] = ["must be a string of at most 200 characters"]
     page_context = body.get("pageContext")
     if page_context is not None and (
-        not isinstance(page_context, dict) or not actions.is_storable(json.dumps(page_context))
+        not isinstance(page_context, dict) or not events.is_storable_json(page_context)
     ):
-        wrong["pageContext"] = ["must be an object"]
+        wrong["pageContext"] = ["must be an object without NUL and lone surrogates"]
     if wrong:
         raise Invalid("invalid", errors=wrong)
     return actions.Send(
@@ -392,7 +387,7 @@ def parse_send(body: Mapping[str, Any], *, chat_id: int, operation: str, key: st
         source_page=source_page or "",
         page_context=page_context,
         idempotency_key=key,
-        body_hash=actions.hash_body(operation, dict(body)) if key else "",
+        body_hash=hash_body(operation, dict(body)) if key else "",
     )
 
 
@@ -453,7 +448,7 @@ async def post_regenerate(request: Request) -> None:
         claims,
         message_id,
         idempotency_key=key,
-        body_hash=actions.hash_body(f"regenerate {message_id}", body) if key else "",
+        body_hash=hash_body(f"regenerate {message_id}", body) if key else "",
     )
     await _answer_with(request, started, None, body)
 

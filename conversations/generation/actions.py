@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +10,10 @@ from django.db.models import F, Max
 
 from conversations.context.prompt import build_prompt
 from conversations.db import database_now, tenant
-from conversations.errors import BadRequest, Conflict, Invalid, NotAllowed, NotFound
+from conversations.errors import Conflict, Invalid, NotAllowed, NotFound
+from conversations.events import is_storable
 from conversations.history.actions import shorten_title
+from conversations.history.idempotency import claim_key
 from conversations.models import Conversation, Generation, IdempotencyKey, Membership, Message
 from conversations.models.conversations import CONTENT_MAX_CHARS, PREVIEW_CHARS
 from conversations.tenancy.access import access_chat_to_write, access_reply
@@ -22,8 +21,6 @@ from conversations.tenancy.resolve import approved_member_for
 from conversations.tenancy.throttle import spend_send
 from conversations.tenancy.tokens import Claims
 from providers.types import ChatMessage
-
-_KEY = re.compile(r"[\x21-\x7e]{8,128}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +75,6 @@ def clean_content(value: object) -> str:
     return content
 
 
-def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can hold this text: no NUL, also none as a JSON escape, and no lone surrogate."""
-    if "\0" in text or "\\u0000" in text:
-        return False
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def clean_idempotency_key(value: str | None) -> str | None:
-    """Return the key, or None when there is none.
-
-    Raises: BadRequest bad_idempotency_key.
-    """
-    if value is None:
-        return None
-    if not _KEY.match(value):
-        raise BadRequest("bad_idempotency_key")
-    return value
-
-
-def hash_body(operation: str, body: Any) -> str:
-    """Return the hash by which two bodies are the same: of their values, not of their bytes."""
-    text = json.dumps([operation, body], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def start_reply(claims: Claims, send: Send, *, worker_id: int, lease_seconds: float) -> Started:
     """Store the question and an empty reply that belongs to this worker; or find those of an earlier try.
 
@@ -111,7 +83,7 @@ def start_reply(claims: Claims, send: Send, *, worker_id: int, lease_seconds: fl
     with tenant(claims.site_id):
         membership = approved_member_for(claims)
         if send.idempotency_key:
-            earlier = _claim_key(membership, send.idempotency_key, send.body_hash)
+            earlier = _find_earlier(membership, send.idempotency_key, send.body_hash)
             if earlier is not None:
                 return earlier
         conversation = access_chat_to_write(membership, send.chat_id, lock=True)
@@ -156,7 +128,7 @@ def regenerate_reply(
     with tenant(claims.site_id):
         membership = approved_member_for(claims)
         if idempotency_key:
-            earlier = _claim_key(membership, idempotency_key, body_hash)
+            earlier = _find_earlier(membership, idempotency_key, body_hash)
             if earlier is not None:
                 return earlier
         reply = access_reply(membership, reply_id)
@@ -187,36 +159,23 @@ def regenerate_reply(
         return started
 
 
-def _claim_key(membership: Membership, key: str, body_hash: str) -> Started | None:
+def _find_earlier(membership: Membership, key: str, body_hash: str) -> Started | None:
     """Return what an earlier request with this key made; None when this one is the first.
 
-    The insert waits for a concurrent first request to commit: of twenty at once one makes the messages
-    and nineteen find them. If the first one fails, its key goes with its transaction.
+    Of twenty at once one makes the messages, and nineteen wait for its commit and find them.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO conversations_idempotency_key (site_id, membership_id, key, body_hash, created_at)"
-            " VALUES (%s, %s, %s, %s, clock_timestamp())"
-            " ON CONFLICT (site_id, membership_id, key) DO UPDATE"
-            "    SET body_hash = excluded.body_hash, created_at = excluded.created_at,"
-            "        conversation_id = NULL, user_message_id = NULL, reply_id = NULL"
-            "  WHERE conversations_idempotency_key.created_at < clock_timestamp() - interval '24 hours'"
-            " RETURNING 1",
-            [membership.site_id, membership.pk, key, body_hash],
-        )
-        if cursor.fetchone() is not None:
-            return None
-    row = IdempotencyKey.objects.visible_to(membership).get(key=key)
-    if row.body_hash != body_hash:
-        raise Invalid("idempotency_mismatch")
-    reply = Message.objects.visible_to(membership).filter(pk=row.reply_id).first()
+    row = claim_key(membership, key, body_hash)
+    if row is None:
+        return None
+    replies = Message.objects.visible_to(membership).filter(conversation__deleted_at__isnull=True)
+    reply = replies.filter(pk=row.reply_id).first()
     if reply is None:
-        # The chat was erased since: whoever repeats the request may not write there any more.
+        # The chat was deleted since: whoever repeats the request may not write there any more.
         raise NotAllowed("not_your_chat")
     return Started(
         chat_id=reply.conversation_id,
         site_id=reply.site_id,
-        user_message_id=row.user_message_id,
+        user_message_id=row.user_message_id or 0,
         reply_id=reply.pk,
         created_at=reply.created_at,
         is_new=False,

@@ -19,6 +19,7 @@ from rest_framework_simplejwt.exceptions import TokenBackendError, TokenBackendE
 
 from conversations.db import tenant
 from conversations.errors import NotSignedIn
+from conversations.events import is_storable
 from conversations.models import Login, Membership, Site, User
 
 ALGORITHM = "HS256"
@@ -65,12 +66,12 @@ def sign_in(username: str, password: str, site_slug: str) -> TokenPair:
 
     Raises: NotSignedIn bad_credentials, alike and after about the same time, whatever was wrong.
     """
-    user = User.objects.filter(username=username).first() if _is_storable(username) else None
-    if user is None or not _is_storable(password):
+    user = User.objects.filter(username=username).first() if is_storable(username) else None
+    if user is None or not is_storable(password):
         # Hash all the same: the time of an answer must not tell which names exist.
-        User().set_password("".join(char for char in password if _is_storable(char)))
+        User().set_password("".join(char for char in password if is_storable(char)))
         raise NotSignedIn("bad_credentials")
-    if not user.check_password(password) or not user.is_active or not _is_storable(site_slug):
+    if not user.check_password(password) or not user.is_active or not is_storable(site_slug):
         raise NotSignedIn("bad_credentials")
     site = Site.objects.filter(slug=site_slug, is_active=True).first()
     if site is None:
@@ -188,8 +189,3 @@ def _read(token: str, token_type: TokenType) -> Claims:
     if not isinstance(jti, str) or not all(type(value) is int and 0 < value <= _BIGINT_MAX for value in ids):
         raise NotSignedIn("token_invalid")
     return Claims(membership_id=ids[0], site_id=ids[1], login_id=login_id, jti=jti)
-
-
-def _is_storable(text: str) -> bool:
-    """Return whether PostgreSQL and UTF-8 can hold the text: no NUL, no lone surrogate."""
-    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)

@@ -6,6 +6,7 @@ Through the whole stack, the streams included: the application that the server r
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,8 +123,9 @@ def knock_all(knocks: list[Knock], credentials: dict[str, str], chat: int, messa
                 await client.request(
                     knock.method,
                     f"{CHAT}{fill(knock.path, chat, message)}",
-                    json=fill(knock.body, chat, message),
+                    content=None if knock.body is None else json.dumps(fill(knock.body, chat, message)),
                     headers={
+                        "Content-Type": "application/json",
                         "X-Request-Id": "knock-knock",
                         **credentials,
                         **{name: str(fill(value, chat, message)) for name, value in knock.headers.items()},
@@ -231,6 +233,31 @@ def test_a_ticket_reads_the_reply_it_was_issued_for_and_nothing_else(scene: Scen
     assert read(scene.reply, ticket(None), "POST", "regenerate")[0] == 401
     history = knock_all([Knock("GET", f"/history?ticket={ticket(None)}")], {}, 0, 0)[0]
     assert history.status_code == 401
+
+
+def test_what_cannot_be_stored_is_refused_and_stores_nothing(scene: Scene) -> None:
+    before = everything()
+    bodies: dict[str, Any] = {
+        "NUL": {"content": "a\0b"},
+        "lone surrogate": {"content": "a\ud800"},
+        "NUL in a page": {"content": "好", "sourcePage": "a\0"},
+        "NUL in a context": {"content": "好", "pageContext": {"a": ["\0"]}},
+        "surrogate in a key of a context": {"content": "好", "pageContext": {"\udc00": 1}},
+        "a text as context": {"content": "好", "pageContext": "x"},
+        "a number": {"content": 5},
+    }
+    knocks = [Knock("POST", "/{chat}/messages", body) for body in bodies.values()]
+    knocks += [Knock("POST", "/stream", {"chatId": "{chat}", **body}) for body in bodies.values()]
+    answers = knock_all(knocks, bearer(scene.world.alice), scene.chat.pk, scene.reply.pk)
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(422, "invalid")}
+    assert everything() == before
+
+
+def test_text_that_only_looks_like_nul_is_text(scene: Scene) -> None:
+    body = {"content": "什么是 \\u0000？", "pageContext": {"code": "\\u0000"}}
+    answer = knock_all([Knock("POST", "/{chat}/messages", body)], bearer(scene.world.alice), scene.chat.pk, 0)[0]
+    assert answer.status_code == 200
+    assert answer.json()["userMessage"]["content"] == "什么是 \\u0000？"
 
 
 def _shape(path: str) -> str:
