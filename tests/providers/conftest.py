@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import pytest
+import uvloop
 
 from providers.base import Clocks
 from providers.clients.openai_chat import OpenAIChatProvider
@@ -88,6 +89,7 @@ def ask(fake: FakeProvider, transport: Transport) -> Callable[..., Answer]:
                 )
                 return await collect(provider, question)
 
-        return asyncio.run(go())
+        # The fast transport on the loop of production, here; on asyncio's own in test_http.py.
+        return uvloop.run(go()) if transport == "fast" else asyncio.run(go())
 
     return ask_fake
