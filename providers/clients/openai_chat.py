@@ -6,12 +6,10 @@ What the bytes of the answer mean is in openai_reducer.py.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import email.utils
 import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
@@ -19,7 +17,9 @@ import orjson
 
 from providers import errors
 from providers.base import Clocks
+from providers.clients.failures import from_httpx, refusal, retry_after_seconds, vendor_error
 from providers.clients.openai_reducer import Reducer
+from providers.clients.watch import TotalTimeOut, Watch
 from providers.credentials import Secret
 from providers.http import READ, RELEASE, TRUSTED
 from providers.sse import loads
@@ -28,9 +28,6 @@ from providers.types import ChatRequest, StreamItem, storable
 _ERROR_BODY_MAX_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 5.0
 _INFLATED_MAX_BYTES = 64 * 1024  # per step, so that a bomb meets the line limit before memory does
-# Once the finish reason is known only usage and [DONE] can follow, and not every server sends them.
-_AFTER_FINISH_SECONDS = 5.0
-_RETRY_AFTER_MAX_SECONDS = 3600.0
 _KEY = re.compile(r"[\x21-\x7e]+")
 _OURS = frozenset({"model", "messages", "stream"})
 
@@ -65,7 +62,7 @@ class OpenAIChatProvider:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[StreamItem, None]:
         """Yield the reply as it comes, then Finished. See ChatProvider.stream."""
         reducer = Reducer(line_max_bytes=self._clocks.line_max_bytes)
-        watch = _Watch(self._clocks)
+        watch = Watch(self._clocks)
         response: httpx.Response | None = None
         lost: httpx.TransportError | None = None
         broken: errors.Broken | None = None
@@ -100,6 +97,9 @@ class OpenAIChatProvider:
                     else:
                         for piece in inflate(chunk):
                             reducer.feed(piece)
+                            if reducer.is_over:
+                                break
+                            await asyncio.sleep(0)  # what inflates a thousandfold must not hold up the others
                 except errors.Broken as error:
                     broken = error
                 if reducer.payloads != before:
@@ -119,7 +119,7 @@ class OpenAIChatProvider:
                 raise
             if not reducer.is_complete:
                 raise errors.TimedOut(phase, provider_request_id=reducer.request_id) from None
-        except _TotalTimeOut:
+        except TotalTimeOut:
             raise errors.TimedOut("total", provider_request_id=reducer.request_id) from None
         finally:
             watch.stop()
@@ -128,9 +128,14 @@ class OpenAIChatProvider:
                     release()
                 await response.aclose()
 
-        reducer.finish()
+        try:
+            reducer.finish()
+        except errors.Broken as error:
+            broken = error
         if (delta := reducer.take_last()) is not None:
             yield delta
+        if broken is not None:
+            raise broken
         if reducer.error is not None:
             raise refusal(None, reducer.error, request_id=request_id or reducer.request_id, secret=self._api_key)
         if not reducer.is_complete:
@@ -196,7 +201,7 @@ class OpenAIChatProvider:
         raise errors.MalformedReply(code="unknown_encoding", http_status=200)
 
     async def _refusal(
-        self, response: httpx.Response, chunks: AsyncIterator[bytes], watch: _Watch
+        self, response: httpx.Response, chunks: AsyncIterator[bytes], watch: Watch
     ) -> errors.ProviderError:
         """Return the error that this status and the first 64 KiB of its body mean."""
         status = response.status_code
@@ -208,6 +213,7 @@ class OpenAIChatProvider:
         if status < 300:
             return errors.MalformedReply(http_status=status, provider_request_id=request_id)
         body = bytearray()
+        watch.resume()
         watch.limit("first", _ERROR_BODY_SECONDS)
         try:
             async for chunk in chunks:
@@ -225,121 +231,11 @@ class OpenAIChatProvider:
             value = None
         return refusal(
             status,
-            _vendor_error(value),
+            vendor_error(value),
             retry_after_seconds=retry_after_seconds(response.headers.get("retry-after")),
             request_id=request_id,
             secret=self._api_key,
         )
-
-
-# --- clocks ----------------------------------------------------------------------------------------------
-
-
-class _TotalTimeOut(Exception):
-    """The whole-reply clock ran out while the consumer was not pulling."""
-
-
-class _Watch:
-    """The clocks of one attempt on one timer that is re-armed when it fires early, never per token.
-
-    The task that reads is cancelled when a clock runs out, and timed_out() tells that cancellation from any
-    other, in the manner of asyncio.timeout().
-    """
-
-    __slots__ = (
-        "_cancelling",
-        "_clocks",
-        "_end",
-        "_limit",
-        "_loop",
-        "_phase",
-        "_since",
-        "_task",
-        "_timer",
-        "expired",
-    )
-
-    def __init__(self, clocks: Clocks) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._clocks = clocks
-        self._since = self._loop.time()
-        self._end = self._since + clocks.total_seconds
-        self._phase: Literal["first", "idle"] = "first"
-        self._limit = clocks.first_payload_seconds
-        self._task: asyncio.Task[Any] | None = None  # the reader, while it reads
-        self._cancelling = 0
-        self.expired: Literal["first", "idle", "total"] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._arm(min(self._since + self._limit, self._end))
-
-    def begin(self) -> None:
-        """Say that this task waits for the provider from now on."""
-        if self.expired is not None:
-            raise _TotalTimeOut
-        task = self._task = asyncio.current_task()
-        assert task is not None
-        self._cancelling = task.cancelling()
-
-    def payload(self) -> None:
-        """Say that data came."""
-        self._since = self._loop.time()
-        if self._phase == "first":
-            self.limit("idle", self._clocks.idle_seconds)
-
-    def finishing(self) -> None:
-        """Say that only the formalities of the end are missing."""
-        self.limit("idle", min(self._clocks.idle_seconds, _AFTER_FINISH_SECONDS))
-
-    def limit(self, phase: Literal["first", "idle"], seconds: float) -> None:
-        """Set the clock that runs now."""
-        self._phase, self._limit = phase, seconds
-        deadline = min(self._since + seconds, self._end)
-        if self._timer is not None and deadline < self._timer.when():
-            self._timer.cancel()
-            self._arm(deadline)
-
-    def pause(self) -> None:
-        """Say that the consumer has the turn."""
-        self._task = None
-
-    def resume(self) -> None:
-        """Say that the consumer came back."""
-        self._since = self._loop.time()
-
-    def stop(self) -> None:
-        """Stop all clocks."""
-        self._task = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def timed_out(self) -> Literal["first", "idle", "total"] | None:
-        """Return the clock that caused the CancelledError just caught, None when somebody else did."""
-        if self.expired is None or self._task is None:
-            return None
-        return self.expired if self._task.uncancel() <= self._cancelling else None
-
-    def _arm(self, deadline: float) -> None:
-        self._timer = self._loop.call_at(deadline, self._fire)
-
-    def _fire(self) -> None:
-        now = self._loop.time()
-        if now >= self._end:
-            self.expired = "total"
-        elif self._task is None:
-            self._arm(min(now + self._limit, self._end))
-            return
-        elif now >= self._since + self._limit:
-            self.expired = self._phase
-        else:
-            self._arm(min(self._since + self._limit, self._end))
-            return
-        self._timer = None
-        if self._task is not None:
-            self._task.cancel()
-
-
-# --- reading ---------------------------------------------------------------------------------------------
 
 
 def chat_url(base_url: str) -> str:
@@ -363,121 +259,6 @@ def chat_url(base_url: str) -> str:
     if not path.endswith("/chat/completions"):
         path = (path or "/v1") + "/chat/completions"
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-
-
-def retry_after_seconds(value: str | None, *, now: dt.datetime | None = None) -> float | None:
-    """Return a Retry-After header in seconds, at most an hour, None when there is none to read."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            when = email.utils.parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=dt.UTC)
-        seconds = (when - (now or dt.datetime.now(dt.UTC))).total_seconds()
-    if seconds != seconds:  # NaN
-        return None
-    return min(max(seconds, 0.0), _RETRY_AFTER_MAX_SECONDS)
-
-
-def from_httpx(error: httpx.HTTPError) -> errors.ProviderError:
-    """Return our error for an httpx one that came before any answer."""
-    match error:
-        case httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return errors.TimedOut("connect")
-        case httpx.ReadTimeout():
-            return errors.TimedOut("first")
-        case httpx.WriteTimeout():
-            return errors.TimedOut("write")
-        case httpx.ConnectError():
-            return errors.ConnectFailed()
-        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.ProxyError():
-            return errors.Misconfigured(code="bad_endpoint")
-        case httpx.RemoteProtocolError() | httpx.NetworkError():
-            return errors.ConnectFailed(code="no_answer")
-        case _:
-            return errors.MalformedReply()
-
-
-_KINDS: tuple[tuple[re.Pattern[str], type[errors.ProviderError]], ...] = tuple(
-    (re.compile(pattern), kind)
-    for pattern, kind in (
-        (r"throttl|rate_?limit|rate_?quota", errors.RateLimited),
-        (r"quota|billing|arrear|insufficient_?balance|\b1113\b", errors.QuotaExceeded),
-        (r"content_?filter|content_?policy|data_?inspection|sensitive|moderation|\b1301\b", errors.ContentBlocked),
-        (r"too_?many|\b1302\b|flow_?limit", errors.RateLimited),
-        (r"api_?key|authentication|unauthor|access_?denied|permission|\b1004\b", errors.Unauthorized),
-        (r"model_?not_?(found|exist)|unknown_?model|notfounderror", errors.UnknownModel),
-        (r"overload|server_?error|internal|unavailable|engine", errors.Unavailable),
-        (r"invalid_?(request|param|argument)|bad_?request|context_length", errors.BadRequest),
-    )
-)
-
-
-def refusal(
-    status: int | None,
-    error: Mapping[str, Any] | None,
-    *,
-    retry_after_seconds: float | None = None,
-    request_id: str | None = None,
-    secret: Secret | None = None,
-) -> errors.ProviderError:
-    """Return our error for a vendor's, by HTTP status (None: in the stream) and its {message, type, code}."""
-    error = error or {}
-    code, kind_word = error.get("code"), error.get("type")
-    if status is None and isinstance(code, int) and 400 <= code < 600:
-        status = code
-    words = f"{code or ''} {kind_word or ''}".lower()
-    named = next((kind for pattern, kind in _KINDS if pattern.search(words)), None)
-    kind: type[errors.ProviderError]
-    if named in (errors.QuotaExceeded, errors.ContentBlocked, errors.UnknownModel):
-        kind = named
-    elif status == 402:
-        kind = errors.QuotaExceeded
-    elif status == 429:
-        kind = errors.RateLimited
-    elif status in (401, 403):
-        kind = errors.Unauthorized
-    elif status == 404:
-        kind = errors.UnknownModel
-    elif status is not None and (status >= 500 or status in (408, 425)):
-        kind = errors.Unavailable
-    elif named is not None:
-        kind = named
-    else:
-        kind = errors.Unavailable if status is None else errors.BadRequest
-    message = error.get("message")
-    message = message if isinstance(message, str) else None
-    if message and secret:
-        message = message.replace(secret.reveal(), "•••")
-    vendor_code = next((str(word) for word in (code, kind_word) if word not in (None, "")), None)
-    return kind(
-        retry_after_seconds=retry_after_seconds,
-        provider_request_id=request_id,
-        http_status=status,
-        vendor_code=vendor_code,
-        vendor_message=message,
-    )
-
-
-def _vendor_error(value: Any) -> dict[str, Any] | None:
-    """Return {message, type, code} of an HTTP error body, in the shapes vendors use."""
-    if not isinstance(value, dict):
-        return None
-    error = value.get("error")
-    if isinstance(error, dict):
-        return error
-    if isinstance(error, str):
-        return {"message": error}
-    return {
-        "message": value.get("message") or value.get("detail"),
-        "type": value.get("type"),
-        "code": value.get("code"),
-    }
 
 
 def _incomplete(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gzip
 import json
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from providers import errors
 from providers.base import ChatProvider, Clocks
-from providers.clients.openai_chat import OpenAIChatProvider, chat_url, from_httpx, refusal, retry_after_seconds
+from providers.clients.failures import from_httpx, refusal, retry_after_seconds
+from providers.clients.openai_chat import OpenAIChatProvider, chat_url
 from providers.clients.openai_reducer import Reducer, read_usage
 from providers.credentials import Secret
 from providers.types import ChatMessage, ChatRequest, Usage
@@ -288,6 +290,13 @@ def test_tokens_in_the_same_read_as_a_failure_are_kept() -> None:
     answer, _ = exchange(sse(token + b"data: " + b"x" * 2000 + b"\n\n"), clocks=clocks)
     assert answer.text == "半"
     assert isinstance(answer.error, errors.ReplyTooLong)
+
+
+def test_a_long_compressed_reply_is_read() -> None:
+    chunk = '{"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":"好"}}]}'
+    body = gzip.compress((f"data: {chunk}\n\n" * 20_000 + "data: [DONE]\n\n").encode())
+    answer, _ = exchange(sse(body, **{"Content-Encoding": "gzip"}))
+    assert (answer.text, answer.error) == ("好" * 20_000, None)
 
 
 def test_what_a_vendor_calls_the_end_can_be_stored() -> None:
