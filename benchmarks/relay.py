@@ -18,9 +18,8 @@ from pathlib import Path
 from benchmarks.relay_baselines import report
 from benchmarks.relay_baselines.contestants import BareRelay, Contestant, FastApi, LiteLlm, Nginx
 from benchmarks.relay_baselines.processes import Tree
-from benchmarks.relay_baselines.product import Database, Product, ProductUnderDaphne
+from benchmarks.relay_baselines.product import Database, Product, ProductUnderDaphne, ProductWithoutLog
 from benchmarks.relay_baselines.tools import Load, Missing, Outcome, Target, Tools, find_tools
-from benchmarks.relay_baselines.without_log import ProductWithoutLog
 
 JITTER_LIMIT_MS = 100
 STEPS = (250, 500, 750, 1000, 1250, 1500, 2000, 2500)

@@ -1,18 +1,14 @@
 """The product under test: a database of its own, one member, a conversation for every stream."""
 
-import json
 import os
 import re
-import secrets
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import psycopg
 
 from .contestants import Contestant
-from .people import SITE, USER
 from .processes import LOAD_CORE, Tree, free_port, move_tree
 from .tools import ROOT, Target, Tools
 
@@ -25,7 +21,6 @@ class Database:
     """The product's embedded PostgreSQL in a directory of its own, kept off the server's core."""
 
     def __init__(self, tools: Tools, work: Path) -> None:
-        self.password = secrets.token_urlsafe(12)
         self.made = self.taken = FIRST_CHAT_ID
         inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         self.environment = {
@@ -35,6 +30,7 @@ class Database:
             "LLM_API_KEY": "none",
             "LLM_MODEL": "mock",
             "PROVIDER_ALLOWED_ADDRESSES": f"127.0.0.1:{tools.mock_port}",
+            "ACCESS_TOKEN_SECONDS": "86400",
             "THROTTLE": "off",
             "LOG_LEVEL": "warning",
             "PYTHONUNBUFFERED": "1",
@@ -47,6 +43,7 @@ class Database:
         move_tree(self.postgres, LOAD_CORE)
         self.url = self.manage("postgres", "url").strip()
         self.manage("migrate", "--verbosity", "0")
+        self.access_token = ""
         self.take_chats(1)
 
     def manage(self, *arguments: str) -> str:
@@ -66,7 +63,7 @@ class Database:
         if self.taken + count > self.made:
             size = max(count, CHATS_AT_ONCE)
             people = ("-m", "benchmarks.relay_baselines.people")
-            self._python(*people, self.password, str(self.made), str(size))
+            self.access_token = self._python(*people, str(self.made), str(size)).strip()
             self.taken, self.made = self.made, self.made + size
         first = self.taken
         self.taken += count
@@ -101,7 +98,7 @@ class Product(Contestant):
         return ["manage.py", "serve", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
 
     def start(self, tools: Tools, work: Path) -> Target:
-        """Start the server and return where it is asked; each run signs in and takes fresh conversations."""
+        """Start the server and return where it is asked; each run takes fresh conversations."""
         port = free_port()
         environment = {**self.database.environment, **self.settings}
         pid = self.launch([sys.executable, *self.command(port)], port, work, environment, ROOT)
@@ -110,18 +107,9 @@ class Product(Contestant):
             body=BODY,
             pid=pid,
             postgres=self.database.postgres,
-            headers=lambda: [f"Authorization: Bearer {self.token(port)}"],
+            headers=lambda: [f"Authorization: Bearer {self.database.access_token}"],
             take_seeds=self.database.take_chats,
         )
-
-    def token(self, port: int) -> str:
-        """Return a fresh access token: a benchmark may outlive one."""
-        body = json.dumps({"username": USER, "password": self.database.password, "site": SITE}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/api/auth/token", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)["access"]
 
 
 class ProductUnderDaphne(Product):
@@ -133,3 +121,16 @@ class ProductUnderDaphne(Product):
     def command(self, port: int) -> list[str]:
         """Return the command that serves on the port."""
         return ["manage.py", "runserver", "--noreload", f"127.0.0.1:{port}"]
+
+
+class ProductWithoutLog(Product):
+    """The same under uvicorn with a log that forgets: see without_log.py."""
+
+    name = "product, forgetful log"
+    note = "as under uvicorn, delivered without waiting for a commit"
+
+    def command(self, port: int) -> list[str]:
+        """Return the command that serves on the port."""
+        module = ["-m", "uvicorn", "benchmarks.relay_baselines.without_log:application", "--port", str(port)]
+        options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+        return [*module, *options]

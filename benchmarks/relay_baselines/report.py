@@ -9,9 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from .contestants import BareRelay, FastApi, LiteLlm, Nginx
-from .product import Product, ProductUnderDaphne
+from .product import Product, ProductUnderDaphne, ProductWithoutLog
 from .tools import Outcome
-from .without_log import ProductWithoutLog
 
 # DESIGN 8: CPU per token of the product (uvicorn) as a multiple of each. Daphne may take 1.8 times as much.
 TARGETS = {Nginx.name: 1.8, BareRelay.name: 1.2, FastApi.name: 0.28, LiteLlm.name: 1 / 20}
