@@ -11,7 +11,6 @@ from typing import Any
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
 
 from chatsite.asgi import application as product
-
 from conversations.generation import engine as engines
 from conversations.generation.store import Store
 

@@ -66,6 +66,7 @@ class Request:
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         self.path: Mapping[str, str] = scope.get("url_route", {}).get("kwargs", {})
+        self.id: str = scope.get("chat.request_id", "")
         self.language = language_of(self.headers.get("accept-language"))
 
     async def claims(self) -> Claims:
@@ -404,7 +405,7 @@ async def post_stream(request: Request) -> None:
         raise Invalid("invalid", errors={"chatId": ["must be an integer"]})
     request.include(body)
     send = parse_send(body, chat_id=chat_id, operation="stream", key=request.idempotency_key())
-    started = await engine().accept(actions.start_reply, claims, send)
+    started = await engine().accept(actions.start_reply, claims, send, request_id=request.id)
     await _answer_with(request, started, None, body)
 
 
@@ -447,6 +448,7 @@ async def post_regenerate(request: Request) -> None:
         actions.regenerate_reply,
         claims,
         message_id,
+        request_id=request.id,
         idempotency_key=key,
         body_hash=hash_body(f"regenerate {message_id}", body) if key else "",
     )
@@ -464,7 +466,7 @@ async def post_message(request: Request) -> None:
         operation=f"message {chat_id}",
         key=request.idempotency_key(),
     )
-    started = await engine().accept(actions.start_reply, claims, send)
+    started = await engine().accept(actions.start_reply, claims, send, request_id=request.id)
     while True:
         async with engine().attach(started.reply_id) as buffer:
             ending = await buffer.wait_ended()

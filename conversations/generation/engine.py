@@ -74,6 +74,7 @@ class Run:
     buffer: ReplyBuffer
     accepted: float
     attempt: Attempt
+    request_id: str = ""
     task: asyncio.Task[None] | None = None
     interruption: Interruption | None = None
     chars: int = 0
@@ -82,7 +83,12 @@ class Run:
 
     def trace(self) -> dict[str, Any]:
         """Return what every log line about this reply says."""
-        return {"reply": self.started.reply_id, "site": self.started.site_id, "chat": self.started.chat_id}
+        return {
+            "reply": self.started.reply_id,
+            "site": self.started.site_id,
+            "chat": self.started.chat_id,
+            "request_id": self.request_id,
+        }
 
 
 class Engine:
@@ -375,14 +381,18 @@ class Engine:
 
     # --- accepting ---
 
-    async def accept(self, begin: Callable[..., Started], *args: Any, **kwargs: Any) -> Started:
+    async def accept(
+        self, begin: Callable[..., Started], *args: Any, request_id: str = "", **kwargs: Any
+    ) -> Started:
         """Run one of the actions that begin a reply, and launch what it began.
+
+        `request_id` is for the trace alone.
 
         The work is shielded: a client that hangs up in the middle leaves no reply without a task.
         """
-        return await asyncio.shield(self._spawn(self._accept(begin, args, kwargs)))
+        return await asyncio.shield(self._spawn(self._accept(begin, args, kwargs, request_id)))
 
-    async def _accept(self, begin: Callable[..., Started], args: Any, kwargs: Any) -> Started:
+    async def _accept(self, begin: Callable[..., Started], args: Any, kwargs: Any, request_id: str) -> Started:
         for _ in range(20):
             worker = await self.ready()
             try:
@@ -398,15 +408,15 @@ class Engine:
                 await asyncio.sleep(0 if self.may_judge else 0.5)
                 continue
             if started.is_new:
-                self._launch(started, worker)
+                self._launch(started, worker, request_id)
             return started
         raise Unavailable(retry_after_seconds=5)
 
-    def _launch(self, started: Started, worker: int) -> None:
+    def _launch(self, started: Started, worker: int, request_id: str) -> None:
         if worker != self.worker_id or self._writer is None:
             return  # Fenced since: the sweeper seals it.
         buffer = ReplyBuffer(started.reply_id, site_id=started.site_id, created_at=local_iso(started.created_at))
-        run = Run(started, buffer, time.monotonic(), Attempt(1))
+        run = Run(started, buffer, time.monotonic(), Attempt(1), request_id)
         self._runs[started.reply_id] = run
         self._idle.clear()
         self._writer.follow(buffer)

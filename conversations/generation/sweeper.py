@@ -20,6 +20,9 @@ from conversations.models.conversations import PREVIEW_CHARS
 
 log = logging.getLogger(__name__)
 
+DELETED_KEEP_DAYS = 30
+"""A conversation that its member deleted is hidden at once, and erased for good after this."""
+
 HOUSEKEEPING = (
     "DELETE FROM conversations_idempotency_key WHERE created_at < clock_timestamp() - interval '24 hours'",
     "DELETE FROM conversations_stream_ticket WHERE expires_at < clock_timestamp()",
@@ -99,10 +102,39 @@ def seal_abandoned(worker_id: int, running: Iterable[int]) -> int:
 
 
 def keep_house() -> None:
-    """Forget what has run out: keys, tickets, sign-ins, counters, and traces of workers long dead."""
+    """Forget what has run out: keys, tickets, sign-ins, counters, traces of workers long dead, deleted chats."""
     for statement in HOUSEKEEPING:
         with connection.cursor() as cursor:
             cursor.execute(statement)
+    erase_conversations()
+
+
+def erase_conversations(*, at_most: int = 200) -> int:
+    """Erase conversations whose time is over, with all that hangs on them; return how many.
+
+    Those their member deleted, after DELETED_KEEP_DAYS; and, in sites with `retention_days`, those that
+    nobody has touched for as long. A few at a time: the rest waits for the next round.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT chat.id, chat.site_id FROM conversations_conversation chat"
+            "  JOIN conversations_site site ON site.id = chat.site_id"
+            " WHERE (chat.deleted_at < clock_timestamp() - %s * interval '1 day'"
+            "        OR (coalesce((site.settings->>'retention_days')::int, 0) > 0 AND chat.last_message_at <"
+            "            clock_timestamp() - (site.settings->>'retention_days')::int * interval '1 day'))"
+            "   AND NOT EXISTS (SELECT 1 FROM conversations_message message"
+            "                    WHERE message.conversation_id = chat.id AND message.status = 'streaming')"
+            " LIMIT %s FOR UPDATE OF chat SKIP LOCKED",
+            [DELETED_KEEP_DAYS, at_most],
+        )
+        chats = cursor.fetchall()
+        for chat_id, site_id in chats:
+            cursor.execute("SELECT set_config('app.site_id', %s, true)", [str(site_id)])
+            # Messages, ledger and chunks go with it: the keys of migration 0002 cascade in the database.
+            cursor.execute("DELETE FROM conversations_conversation WHERE id = %s", [chat_id])
+    if chats:
+        log.info("conversations_erased", extra={"conversations": len(chats)})
+    return len(chats)
 
 
 def _seal_replies(
