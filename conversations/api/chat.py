@@ -153,7 +153,9 @@ class HistoryViewSet(ScopedViewSet):
         given = read_body(NewConversationSerializer, request)
         key = clean_key(request.headers.get("Idempotency-Key"))
         if key is not None:
-            earlier = claim_key(request.membership, key, hash_body("conversations", request.data))
+            earlier = claim_key(
+                request.membership.site_id, request.membership.pk, key, hash_body("conversations", request.data)
+            )
             if earlier is not None:
                 made = access.access_conversation(request.membership, earlier.conversation_id or 0)
                 return Response(conversation_document(made), status=status.HTTP_201_CREATED)

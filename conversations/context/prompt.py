@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from django.conf import settings
+from django.db import connection
 
-from conversations.models import Conversation, Message, Site, site_setting
+from conversations.models import Message
+from conversations.models.site_settings import setting_of
 from providers.types import ChatMessage, Role
 
 MESSAGE_TOKENS = 4
@@ -25,59 +29,86 @@ def estimate_tokens(text: str) -> int:
 
 
 def build_prompt(
-    site: Site, conversation: Conversation, *, question_id: int, max_tokens: int | None = None
+    site_settings: Mapping[str, Any],
+    *,
+    site_id: int,
+    chat_id: int,
+    question_id: int,
+    context_cleared_at: datetime | None = None,
+    max_tokens: int | None = None,
 ) -> tuple[ChatMessage, ...]:
-    """Return the prompt that ends with the question, oldest message first.
+    """Return the prompt that ends with the question, oldest message first. One query.
 
     Failed, running and empty replies are left out; of several versions of an answer the newest usable one
     counts. The window is a number of messages (a setting of the site, the question included) and a number
     of estimated tokens; the question itself and the system prompt are never trimmed.
     """
     budget = settings.PROMPT_MAX_TOKENS if max_tokens is None else max_tokens
-    system = site_setting(site, "system_prompt")
-    rows = _window(conversation, question_id=question_id, limit=max(1, site_setting(site, "history_messages")))
+    system = setting_of(site_settings, "system_prompt")
+    limit = max(1, setting_of(site_settings, "history_messages"))
+    rows = _read_window(site_id, chat_id, question_id, limit, context_cleared_at)
     prompt: list[ChatMessage] = []
     if system:
         budget -= estimate_tokens(system) + MESSAGE_TOKENS
-    for message in reversed(rows):
-        budget -= estimate_tokens(message.content) + MESSAGE_TOKENS
+    for row in reversed(in_order(rows, question_id=question_id, limit=limit)):
+        budget -= estimate_tokens(row.content) + MESSAGE_TOKENS
         if budget < 0 and prompt:
             break
-        role: Role = "user" if message.role == Message.Role.USER else "assistant"
-        prompt.append(ChatMessage(role, message.content))
+        prompt.append(ChatMessage(row.role, row.content))
     if system:
         prompt.append(ChatMessage("system", system))
     return tuple(reversed(prompt))
 
 
-def _window(conversation: Conversation, *, question_id: int, limit: int) -> Sequence[Message]:
-    """Return the newest `limit` usable messages up to the question, oldest first.
+class WindowRow(NamedTuple):
+    """A message as the prompt needs it."""
+
+    id: int
+    role: Role
+    content: str
+    reply_to_id: int | None
+    version: int
+
+
+def in_order(rows: Iterable[WindowRow], *, question_id: int, limit: int) -> list[WindowRow]:
+    """Return the newest `limit` of these rows with the question last, each answer once and after its question."""
+    newest: dict[tuple[int, bool], WindowRow] = {}
+    for row in rows:
+        is_reply = row.role == "assistant"
+        place = (row.reply_to_id or row.id, is_reply)
+        known = newest.get(place)
+        if known is None or known.version < row.version:
+            newest[place] = row
+    question = newest.pop((question_id, False))
+    before = [row for _, row in sorted(newest.items())]
+    return [*before[max(0, len(before) - limit + 1) :], question]
+
+
+def _read_window(
+    site_id: int, chat_id: int, question_id: int, limit: int, context_cleared_at: datetime | None
+) -> list[WindowRow]:
+    """Return the newest usable rows up to the question, and later answers to earlier questions.
 
     ORDER BY id DESC LIMIT n: 0.5 ms whatever the length of the conversation (DESIGN 6). A few rows more are
     read than asked for, since earlier versions of answers are among them.
     """
-    rows = (
-        Message.objects.for_site(conversation.site_id)
-        .filter(conversation_id=conversation.pk, role__in=["user", "assistant"], status__in=USABLE)
-        .exclude(content="")
-        .only("id", "role", "content", "reply_to_id", "version")
-        .order_by("-id")
-    )
-    if conversation.context_cleared_at is not None:
-        rows = rows.filter(created_at__gt=conversation.context_cleared_at)
-    question = list(rows.filter(pk=question_id))
-    # An answer to an earlier question may have been made after this one was asked: it still stands before it.
-    before = [
-        message for message in rows.filter(pk__gt=question_id).filter(reply_to_id__lt=question_id)[:limit]
-    ] + list(rows.filter(pk__lt=question_id)[: limit + 8])
-    newest: dict[int, Message] = {}
-    for message in before:
-        place = message.reply_to_id or message.pk
-        if message.role == Message.Role.ASSISTANT:
-            known = newest.get(-place)
-            if known is None or known.version < message.version:
-                newest[-place] = message
-        else:
-            newest[place] = message
-    ordered = sorted(newest.values(), key=lambda message: (message.reply_to_id or message.pk, message.pk))
-    return [*ordered[len(ordered) - (limit - 1) :], *question] if limit > 1 else question
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, role, content, reply_to_id, version FROM conversations_message"
+            " WHERE site_id = %s AND conversation_id = %s AND role IN ('user', 'assistant')"
+            "   AND status = ANY(%s) AND content <> ''"
+            "   AND (id <= %s OR (role = 'assistant' AND reply_to_id < %s))"
+            "   AND created_at > coalesce(%s, '-infinity'::timestamptz)"
+            " ORDER BY id DESC LIMIT %s",
+            [site_id, chat_id, list(USABLE), question_id, question_id, context_cleared_at, limit + 8],
+        )
+        rows = [WindowRow(*row) for row in cursor.fetchall()]
+    if all(row.id != question_id for row in rows):
+        rows += _read_question(site_id, question_id)
+    return rows
+
+
+def _read_question(site_id: int, question_id: int) -> list[WindowRow]:
+    """Return the question alone: asked before the context was cleared, or so long ago that it is not among them."""
+    rows = Message.objects.for_site(site_id).filter(pk=question_id)
+    return [WindowRow(*row) for row in rows.values_list("id", "role", "content", "reply_to_id", "version")]

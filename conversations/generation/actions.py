@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, connection
-from django.db.models import F, Max
+from psycopg.types.json import Jsonb
 
 from conversations.context.prompt import build_prompt
-from conversations.db import database_now, tenant
+from conversations.db import tenant
 from conversations.errors import Conflict, Invalid, NotAllowed, NotFound
 from conversations.events import is_storable
 from conversations.history.actions import shorten_title
 from conversations.history.idempotency import claim_key
-from conversations.models import Conversation, Generation, IdempotencyKey, Membership, Message
+from conversations.models import Generation, Message, site_setting
 from conversations.models.conversations import CONTENT_MAX_CHARS, PREVIEW_CHARS
-from conversations.tenancy.access import access_chat_to_write, access_reply
+from conversations.models.site_settings import setting_of
+from conversations.tenancy.access import OpenChat, access_reply, open_chat
 from conversations.tenancy.resolve import approved_member_for
 from conversations.tenancy.throttle import spend_send
 from conversations.tenancy.tokens import Claims
@@ -78,38 +80,34 @@ def clean_content(value: object) -> str:
 def start_reply(claims: Claims, send: Send, *, worker_id: int, lease_seconds: float) -> Started:
     """Store the question and an empty reply that belongs to this worker; or find those of an earlier try.
 
+    The hot path of sending: five statements of SQL where the ORM took fourteen (12 ms of CPU against 2).
     Raises: NotAllowed, Conflict `generating` with the running reply's id, Invalid, Limited; OwnerGone.
     """
     with tenant(claims.site_id):
-        membership = approved_member_for(claims)
+        chat = open_chat(claims, send.chat_id)
         if send.idempotency_key:
-            earlier = _find_earlier(membership, send.idempotency_key, send.body_hash)
+            earlier = _find_earlier(chat, send.idempotency_key, send.body_hash)
             if earlier is not None:
                 return earlier
-        conversation = access_chat_to_write(membership, send.chat_id, lock=True)
-        _refuse_while_running(conversation, lease_seconds=lease_seconds)
-        spend_send(membership)
-        now = database_now()
-        question = Message.across_sites.create(
-            site_id=conversation.site_id,
-            conversation=conversation,
-            role=Message.Role.USER,
-            content=send.content,
-            source_page=send.source_page,
-            page_context=send.page_context,
-            created_at=now,
+        _refuse_while_running(chat, worker_id=worker_id, lease_seconds=lease_seconds)
+        spend_send(chat.membership_id)
+        title = chat.title or shorten_title(send.content)
+        question_id, reply_id, now = _insert(
+            _SEND,
+            {
+                "worker": worker_id,
+                "chat": chat.chat_id,
+                "site": chat.site_id,
+                "member": chat.membership_id,
+                "key": send.idempotency_key,
+                "content": send.content,
+                "source_page": send.source_page,
+                "page_context": None if send.page_context is None else Jsonb(send.page_context),
+                "title": title,
+                "preview": send.content[:PREVIEW_CHARS],
+            },
         )
-        title = conversation.title or shorten_title(send.content)
-        started = _begin(
-            membership, conversation, question, worker_id=worker_id, now=now, version=1, key=send.idempotency_key
-        )
-        Conversation.across_sites.filter(pk=conversation.pk).update(
-            title=title,
-            last_message=send.content[:PREVIEW_CHARS],
-            last_message_at=now,
-            message_count=F("message_count") + 2,
-        )
-        return started if conversation.title else replace(started, title=title)
+        return _started(chat, question_id, reply_id, now, title=None if chat.title else title)
 
 
 def regenerate_reply(
@@ -126,128 +124,163 @@ def regenerate_reply(
     Raises: NotFound, Invalid not_a_reply, and as `start_reply`.
     """
     with tenant(claims.site_id):
-        membership = approved_member_for(claims)
-        if idempotency_key:
-            earlier = _find_earlier(membership, idempotency_key, body_hash)
-            if earlier is not None:
-                return earlier
-        reply = access_reply(membership, reply_id)
+        reply = access_reply(approved_member_for(claims), reply_id)
         if reply.reply_to_id is None:
             raise Invalid("not_a_reply")
-        conversation = access_chat_to_write(membership, reply.conversation_id, lock=True)
-        _refuse_while_running(conversation, lease_seconds=lease_seconds)
-        spend_send(membership)
-        question = Message.objects.visible_to(membership).get(pk=reply.reply_to_id)
-        version = (
-            Message.objects.visible_to(membership)
-            .filter(reply_to_id=question.pk)
-            .aggregate(last=Max("version"))["last"]
+        chat = open_chat(claims, reply.conversation_id)
+        if idempotency_key:
+            earlier = _find_earlier(chat, idempotency_key, body_hash)
+            if earlier is not None:
+                return earlier
+        _refuse_while_running(chat, worker_id=worker_id, lease_seconds=lease_seconds)
+        spend_send(chat.membership_id)
+        question_id, new_id, now = _insert(
+            _REGENERATE,
+            {
+                "worker": worker_id,
+                "chat": chat.chat_id,
+                "site": chat.site_id,
+                "member": chat.membership_id,
+                "key": idempotency_key,
+                "question": reply.reply_to_id,
+            },
         )
-        now = database_now()
-        started = _begin(
-            membership,
-            conversation,
-            question,
-            worker_id=worker_id,
-            now=now,
-            version=version + 1,
-            key=idempotency_key,
-        )
-        Conversation.across_sites.filter(pk=conversation.pk).update(
-            last_message_at=now, message_count=F("message_count") + 1
-        )
-        return started
+        return _started(chat, question_id, new_id, now)
 
 
-def _find_earlier(membership: Membership, key: str, body_hash: str) -> Started | None:
+_REPLY = """
+     reply AS (
+        INSERT INTO conversations_message
+               (site_id, conversation_id, role, content, reasoning, status, error_code, reply_to_id, version,
+                channel, source_page, feedback, feedback_reason, worker_id, created_at)
+        SELECT %(site)s, %(chat)s, 'assistant', '', '', 'streaming', '', question.id, {version}, 'chat', '', '', '',
+               %(worker)s, question.now
+          FROM question
+     RETURNING id),
+     ledger AS (
+        INSERT INTO conversations_generation
+               (site_id, message_id, attempt, endpoint_name, model, worker_id, status, error_code, finish_reason,
+                vendor_request_id, prompt_messages, prompt_chars, tokens_source, queued_at)
+        SELECT %(site)s, reply.id, 1, '', '', %(worker)s, 'running', '', '', '', 0, 0, 'estimated', question.now
+          FROM reply, question),
+     known AS (
+        UPDATE conversations_idempotency_key
+           SET conversation_id = %(chat)s, user_message_id = question.id, reply_id = reply.id
+          FROM reply, question
+         WHERE site_id = %(site)s AND membership_id = %(member)s AND key = %(key)s)
+SELECT question.id, reply.id, question.now FROM question, reply
+"""
+
+_SEND = """
+WITH question AS (
+        INSERT INTO conversations_message
+               (site_id, conversation_id, role, content, reasoning, status, error_code, version, channel,
+                source_page, page_context, feedback, feedback_reason, created_at)
+        VALUES (%(site)s, %(chat)s, 'user', %(content)s, '', 'complete', '', 1, 'chat', %(source_page)s,
+                %(page_context)s, '', '', clock_timestamp())
+     RETURNING id, created_at AS now),
+     chat AS (
+        UPDATE conversations_conversation
+           SET title = %(title)s, last_message = %(preview)s, last_message_at = question.now,
+               message_count = message_count + 2
+          FROM question WHERE conversations_conversation.id = %(chat)s),
+""" + _REPLY.format(version="1")
+
+_REGENERATE = """
+WITH question AS (
+        SELECT id, clock_timestamp() AS now,
+               (SELECT max(version) + 1 FROM conversations_message WHERE reply_to_id = %(question)s) AS version
+          FROM conversations_message WHERE id = %(question)s AND site_id = %(site)s),
+     chat AS (
+        UPDATE conversations_conversation
+           SET last_message_at = question.now, message_count = message_count + 1
+          FROM question WHERE conversations_conversation.id = %(chat)s),
+""" + _REPLY.format(version="question.version")
+
+
+def _insert(statement: str, values: dict[str, Any]) -> tuple[int, int, datetime]:
+    """Return question, reply and time of what was inserted."""
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(statement, values)
+        except IntegrityError as error:
+            # The partial unique index has the last word; the lock on the chat makes this all but impossible.
+            raise Conflict("generating") from error
+        question_id, reply_id, now = cursor.fetchone()
+        return question_id, reply_id, now
+
+
+def _started(
+    chat: OpenChat, question_id: int, reply_id: int, now: datetime, *, title: str | None = None
+) -> Started:
+    return Started(
+        chat_id=chat.chat_id,
+        site_id=chat.site_id,
+        user_message_id=question_id,
+        reply_id=reply_id,
+        created_at=now,
+        is_new=True,
+        prompt=build_prompt(
+            chat.site_settings,
+            site_id=chat.site_id,
+            chat_id=chat.chat_id,
+            question_id=question_id,
+            context_cleared_at=chat.context_cleared_at,
+        ),
+        title=title,
+        is_ascii_stream=setting_of(chat.site_settings, "ascii_stream"),
+    )
+
+
+def _find_earlier(chat: OpenChat, key: str, body_hash: str) -> Started | None:
     """Return what an earlier request with this key made; None when this one is the first.
 
     Of twenty at once one makes the messages, and nineteen wait for its commit and find them.
     """
-    row = claim_key(membership, key, body_hash)
-    if row is None:
+    claimed = claim_key(chat.site_id, chat.membership_id, key, body_hash)
+    if claimed is None:
         return None
-    replies = Message.objects.visible_to(membership).filter(conversation__deleted_at__isnull=True)
-    reply = replies.filter(pk=row.reply_id).first()
+    reply = (
+        Message.objects.for_site(chat.site_id).filter(pk=claimed.reply_id, conversation_id=chat.chat_id).first()
+    )
     if reply is None:
-        # The chat was deleted since: whoever repeats the request may not write there any more.
         raise NotAllowed("not_your_chat")
     return Started(
-        chat_id=reply.conversation_id,
-        site_id=reply.site_id,
-        user_message_id=row.user_message_id or 0,
+        chat_id=chat.chat_id,
+        site_id=chat.site_id,
+        user_message_id=claimed.user_message_id or 0,
         reply_id=reply.pk,
         created_at=reply.created_at,
         is_new=False,
+        is_ascii_stream=setting_of(chat.site_settings, "ascii_stream"),
     )
 
 
-def _refuse_while_running(conversation: Conversation, *, lease_seconds: float) -> None:
+def _refuse_while_running(chat: OpenChat, *, worker_id: int, lease_seconds: float) -> None:
+    """Return when a reply may begin here: none runs in this chat, and this worker has not been declared dead.
+
+    The worker's row stays locked against that declaration until the transaction ends.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT message.id, message.worker_id,"
-            "       coalesce(worker.is_dead"
-            "                OR worker.seen_at < clock_timestamp() - %s * interval '1 second', true)"
-            "  FROM conversations_message message"
-            "  LEFT JOIN conversations_worker worker ON worker.id = message.worker_id"
-            " WHERE message.conversation_id = %s AND message.status = 'streaming'",
-            [lease_seconds, conversation.pk],
+            "WITH me AS MATERIALIZED (SELECT id FROM conversations_worker"
+            "                          WHERE id = %s AND NOT is_dead FOR KEY SHARE)"
+            " SELECT (SELECT count(*) FROM me), running.id, running.worker_id,"
+            "        coalesce(owner.is_dead"
+            "                 OR owner.seen_at < clock_timestamp() - %s * interval '1 second', true)"
+            "   FROM (SELECT 1) AS one"
+            "   LEFT JOIN conversations_message running"
+            "     ON running.conversation_id = %s AND running.status = 'streaming'"
+            "   LEFT JOIN conversations_worker owner ON owner.id = running.worker_id",
+            [worker_id, lease_seconds, chat.chat_id],
         )
-        row = cursor.fetchone()
-    if row is None:
-        return
-    if row[2]:
-        raise OwnerGone(row[1])
-    raise Conflict("generating", extra={"messageId": row[0]})
-
-
-def _begin(
-    membership: Membership,
-    conversation: Conversation,
-    question: Message,
-    *,
-    worker_id: int,
-    now: Any,
-    version: int,
-    key: str | None,
-) -> Started:
-    """Insert the empty reply and its first ledger row, and return them with the prompt."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT 1 FROM conversations_worker WHERE id = %s AND NOT is_dead FOR KEY SHARE", [worker_id]
-        )
-        if cursor.fetchone() is None:
-            raise OwnerGone(worker_id)
-    try:
-        reply = Message.across_sites.create(
-            site_id=conversation.site_id,
-            conversation=conversation,
-            role=Message.Role.ASSISTANT,
-            status=Message.Status.STREAMING,
-            reply_to=question,
-            version=version,
-            worker_id=worker_id,
-            created_at=now,
-        )
-    except IntegrityError as error:
-        # The partial unique index has the last word; the lock on the chat makes this all but impossible.
-        raise Conflict("generating") from error
-    Generation.across_sites.create(
-        site_id=conversation.site_id, message_id=reply.pk, attempt=1, worker_id=worker_id, queued_at=now
-    )
-    if key is not None:
-        IdempotencyKey.objects.visible_to(membership).filter(key=key).update(
-            conversation_id=conversation.pk, user_message_id=question.pk, reply_id=reply.pk
-        )
-    return Started(
-        chat_id=conversation.pk,
-        site_id=conversation.site_id,
-        user_message_id=question.pk,
-        reply_id=reply.pk,
-        created_at=now,
-        is_new=True,
-        prompt=build_prompt(membership.site, conversation, question_id=question.pk),
-    )
+        is_alive, running_id, owner_id, owner_is_gone = cursor.fetchone()
+    if not is_alive:
+        raise OwnerGone(worker_id)
+    if running_id is not None and owner_is_gone:
+        raise OwnerGone(owner_id)
+    if running_id is not None:
+        raise Conflict("generating", extra={"messageId": running_id})
 
 
 def find_started(claims: Claims, reply_id: int | str) -> Started:
@@ -257,7 +290,8 @@ def find_started(claims: Claims, reply_id: int | str) -> Started:
     every call.
     """
     with tenant(claims.site_id):
-        reply = access_reply(approved_member_for(claims), reply_id)
+        membership = approved_member_for(claims)
+        reply = access_reply(membership, reply_id)
         if claims.message_id not in (None, reply.pk):
             raise NotFound
         return Started(
@@ -267,6 +301,7 @@ def find_started(claims: Claims, reply_id: int | str) -> Started:
             reply_id=reply.pk,
             created_at=reply.created_at,
             is_new=False,
+            is_ascii_stream=site_setting(membership.site, "ascii_stream"),
         )
 
 

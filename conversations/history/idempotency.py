@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection
 
 from conversations.errors import BadRequest, Invalid
-from conversations.models import IdempotencyKey, Membership
 
 _KEY = re.compile(r"[\x21-\x7e]{8,128}\Z")
 
@@ -31,8 +31,17 @@ def hash_body(operation: str, body: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def claim_key(membership: Membership, key: str, body_hash: str) -> IdempotencyKey | None:
-    """Return the row of an earlier request with this key; None when this one is the first, and now owns it.
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What an earlier request with the same key made."""
+
+    conversation_id: int | None
+    user_message_id: int | None
+    reply_id: int | None
+
+
+def claim_key(site_id: int, membership_id: int, key: str, body_hash: str) -> Claimed | None:
+    """Return what an earlier request with this key made; None when this one is the first, and now owns it.
 
     The insert waits for a concurrent first request to commit; if that one fails, its key goes with it.
     Raises: Invalid idempotency_mismatch, when the earlier request had another body.
@@ -48,11 +57,16 @@ def claim_key(membership: Membership, key: str, body_hash: str) -> IdempotencyKe
                 WHERE known.created_at < clock_timestamp() - interval '24 hours'
             RETURNING 1
             """,
-            [membership.site_id, membership.pk, key, body_hash],
+            [site_id, membership_id, key, body_hash],
         )
         if cursor.fetchone() is not None:
             return None
-    earlier: IdempotencyKey = IdempotencyKey.objects.visible_to(membership).get(key=key)
-    if earlier.body_hash != body_hash:
+        cursor.execute(
+            "SELECT body_hash, conversation_id, user_message_id, reply_id FROM conversations_idempotency_key"
+            " WHERE site_id = %s AND membership_id = %s AND key = %s",
+            [site_id, membership_id, key],
+        )
+        earlier_hash, *made = cursor.fetchone()
+    if earlier_hash != body_hash:
         raise Invalid("idempotency_mismatch")
-    return earlier
+    return Claimed(*made)

@@ -57,6 +57,11 @@ def validate_site_settings(settings: object) -> None:
             raise ValueError(f"{key}: must map context types to seconds (-1 for ever, 0 never)")
 
 
+def setting_of(settings: Mapping[str, Any], key: str) -> Any:
+    """Return one setting of a site, or its default."""
+    return settings.get(key, DEFAULTS[key])
+
+
 def reuse_seconds(settings: Mapping[str, Any], context_type: str) -> int:
     """Return how long a conversation of this context type is reused, in seconds: -1 for ever, 0 never.
 

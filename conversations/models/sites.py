@@ -12,7 +12,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from conversations.models.scoping import ScopedManager, TenantModel
-from conversations.models.site_settings import DEFAULTS, validate_site_settings
+from conversations.models.site_settings import setting_of, validate_site_settings
 
 
 class Site(models.Model):
@@ -174,4 +174,4 @@ class RateWindow(models.Model):
 
 def site_setting(site: Site, key: str) -> Any:
     """Return one validated setting of a site, or its default."""
-    return site.settings.get(key, DEFAULTS[key])
+    return setting_of(site.settings, key)

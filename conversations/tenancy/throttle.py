@@ -8,7 +8,6 @@ from django.conf import settings
 from django.db import connection
 
 from conversations.errors import Limited
-from conversations.models import Membership
 
 KEY_MAX_CHARS = 160
 
@@ -46,9 +45,9 @@ def spend_sign_in(username: str, address: str) -> None:
     spend(f"sign-in:{who}", settings.THROTTLE_SIGN_INS_PER_MINUTE)
 
 
-def spend_send(membership: Membership) -> None:
+def spend_send(membership_id: int) -> None:
     """Count one message sent by this member.
 
     Raises: Limited.
     """
-    spend(f"send:{membership.pk}", settings.THROTTLE_SENDS_PER_MINUTE)
+    spend(f"send:{membership_id}", settings.THROTTLE_SENDS_PER_MINUTE)

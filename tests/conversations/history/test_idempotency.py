@@ -35,14 +35,14 @@ def test_bodies_are_compared_by_value() -> None:
 
 
 def test_a_key_is_known_to_its_member_for_a_day(world: World) -> None:
-    assert claim_key(world.alice, "12345678", "h") is None
-    assert claim_key(world.alice, "12345678", "h") is not None
-    assert claim_key(world.bob, "12345678", "h") is None
+    assert claim_key(world.alice.site_id, world.alice.pk, "12345678", "h") is None
+    assert claim_key(world.alice.site_id, world.alice.pk, "12345678", "h") is not None
+    assert claim_key(world.bob.site_id, world.bob.pk, "12345678", "h") is None
     with pytest.raises(Invalid) as caught:
-        claim_key(world.alice, "12345678", "other")
+        claim_key(world.alice.site_id, world.alice.pk, "12345678", "other")
     assert caught.value.code == "idempotency_mismatch"
     IdempotencyKey.across_sites.update(created_at=timezone.now() - timedelta(hours=24, seconds=1))
-    assert claim_key(world.alice, "12345678", "other") is None
+    assert claim_key(world.alice.site_id, world.alice.pk, "12345678", "other") is None
 
 
 @pytest.mark.django_db(transaction=True)
@@ -52,7 +52,7 @@ def test_of_twenty_requests_at_once_one_owns_the_key() -> None:
     def claim(_: int) -> bool:
         try:
             with tenant(alice.site_id):
-                return claim_key(alice, "12345678", "h") is None
+                return claim_key(alice.site_id, alice.pk, "12345678", "h") is None
         finally:
             connection.close()
 
