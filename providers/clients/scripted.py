@@ -115,7 +115,7 @@ def stand_in_text(question: str) -> str:
             f"我收到了你的消息：「{quoted}」。\n\n"
             "说明一下：我不是真正的模型，只是一个替身，因为这里还没有接入任何模型。\n\n"
             "接入方法：设置环境变量 LLM_BASE_URL、LLM_API_KEY 和 LLM_MODEL 后重启，"
-            "或者在管理后台的「模型端点」里添加一个端点。之后就会由真正的模型来回答你。"
+            "或者在管理后台的「接入点」里添加一个。之后就会由真正的模型来回答你。"
         )
     return (
         f"I received your message: “{quoted}”.\n\n"

@@ -1,5 +1,8 @@
 """Failures: each has a public code, a stable code of its own, and a text that is safe to log."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from providers import errors
@@ -52,3 +55,14 @@ def test_the_text_never_holds_what_the_vendor_said(kind: type[errors.ProviderErr
 
 def test_a_timeout_names_its_clock() -> None:
     assert (errors.TimedOut("first").code, errors.TimedOut("first").retryable) == ("timed_out_first", True)
+
+
+def test_every_code_is_in_the_documentation() -> None:
+    root = Path(__file__).parents[2]
+    documented = set(re.findall(r"`([a-z_]+)`", (root / "docs" / "providers.md").read_text()))
+    sources = [path.read_text() for path in (root / "providers").rglob("*.py") if "migrations" not in path.parts]
+    used = {code for source in sources for code in re.findall(r'\bcode="([a-z_]+)"', source)}
+    used |= {kind.code for kind in [*PUBLIC, errors.Refused, errors.Unreachable, errors.Broken]}
+    used |= {errors.TimedOut(phase).code for phase in ("connect", "first", "idle", "total", "write")}
+    assert len(used) > 30
+    assert used - documented == set()
