@@ -86,7 +86,8 @@ def refusal(
     message = message if isinstance(message, str) else None
     if message and secret:
         message = message.replace(secret.reveal(), "•••")
-    vendor_code = next((str(word) for word in (code, kind_word) if word not in (None, "")), None)
+    words_said = [str(word) for word in (code, kind_word) if word not in (None, "")]
+    vendor_code = next((word for word in words_said if word != str(status)), None)  # the status is there already
     return kind(
         retry_after_seconds=retry_after_seconds,
         provider_request_id=request_id,
