@@ -164,11 +164,11 @@ async def main(arguments: argparse.Namespace) -> int:
         report.check("connections are bounded by pools, not by streams", max(connections) <= 12, connections)
         await asyncio.gather(*running)
         log = worker.log_path.read_text(errors="replace")
-        found = [word for word in TROUBLE if word in log]
+        troubles = [word for word in TROUBLE if word in log]
         report.check(
             "no pool timeout and no traceback in the log",
-            not found,
-            [line[:400] for line in log.splitlines() if any(w in line for w in found)][:2],
+            not troubles,
+            [line[:400] for line in log.splitlines() if any(w in line for w in troubles)][:2],
         )
     return report.finish()
 

@@ -24,9 +24,6 @@ class Turn:
     seconds: float
     started_at: float = field(default_factory=time.monotonic)
     reading: Reading = field(default_factory=Reading)
-    asked: set[Address] = field(default_factory=set)
-    accepted_by: Address | None = None
-    first_break_at: float | None = None
     ended_at: float | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -100,7 +97,6 @@ class Chatter:
         await self._compare(turn)
 
     async def _post(self, turn: Turn, worker: Address) -> Piece:
-        turn.asked.add(worker)
         piece = await self.member.send(worker, self.chat_id, turn.content, key=turn.key, **self._how(turn))
         if piece.status == 200:
             turn.reading.absorb(piece, start=0)
@@ -134,11 +130,9 @@ class Chatter:
         return {"timeout": max(left, 0.0) + self.idle_seconds}
 
     def _note(self, turn: Turn, piece: Piece, worker: Address) -> None:
-        if piece.status == 200 and turn.accepted_by is None and turn.asked == {worker}:
-            turn.accepted_by = worker
         if piece.status == 200 and turn.reading.terminal is None:
-            turn.first_break_at = turn.first_break_at or piece.ended_at
-            turn.notes.append(f"{piece.ended} at {len(turn.reading.text)} on {worker[1]}")
+            when = piece.ended_at - turn.started_at
+            turn.notes.append(f"{when:.1f} s: {piece.ended} at {len(turn.reading.text)} on {worker[1]}")
         if piece.status not in (None, 200):
             self.refusals += 1
             is_excused = self.allows_unavailable and (piece.status or 0) >= 500
