@@ -109,6 +109,6 @@ def _read_window(
 
 
 def _read_question(site_id: int, question_id: int) -> list[WindowRow]:
-    """Return the question alone: asked before the context was cleared, or so long ago that it is not among them."""
+    """Return the question alone, when it is so old that the window does not reach it."""
     rows = Message.objects.for_site(site_id).filter(pk=question_id)
     return [WindowRow(*row) for row in rows.values_list("id", "role", "content", "reply_to_id", "version")]

@@ -153,8 +153,8 @@ _REPLY = """
         INSERT INTO conversations_message
                (site_id, conversation_id, role, content, reasoning, status, error_code, reply_to_id, version,
                 channel, source_page, feedback, feedback_reason, worker_id, created_at)
-        SELECT %(site)s, %(chat)s, 'assistant', '', '', 'streaming', '', question.id, {version}, 'chat', '', '', '',
-               %(worker)s, question.now
+        SELECT %(site)s, %(chat)s, 'assistant', '', '', 'streaming', '', question.id, {version},
+               'chat', '', '', '', %(worker)s, question.now
           FROM question
      RETURNING id),
      ledger AS (

@@ -362,6 +362,7 @@ class Engine:
                     await self.store.retire(self.worker_id)
             except (psycopg.Error, *DatabaseAway) as error:
                 log.warning("retire_failed", extra={"error": type(error).__name__})
+        await self._pool.close()
         await self.store.close()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -12,6 +12,7 @@ from chatsite import checks, env
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(env, "problems", [])
+    monkeypatch.setattr(env, "names", {})
 
 
 @pytest.mark.parametrize(
