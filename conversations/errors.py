@@ -251,6 +251,5 @@ def problem_document(error: ChatError, *, language: Language, request_id: str) -
         document["errors"] = error.errors
     if error.retry_after_seconds is not None:
         document["retryAfter"] = error.retry_after_seconds
-    document.update(error.extra)
     document["requestId"] = request_id
-    return document
+    return {**error.extra, **document}

@@ -68,7 +68,9 @@ class Edge:
             status = error.status
             await send_problem({**scope, "headers": headers}, send_with_id, error)
         except Exception as error:
-            log.exception("request_failed", extra={"request": request_id, "path": scope["path"]}, exc_info=error)
+            log.exception(
+                "request_failed", extra={"request_id": request_id, "path": scope["path"]}, exc_info=error
+            )
             if status:
                 raise
             status = 500
@@ -136,8 +138,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def send_problem(scope: Scope, send: Send, error: ChatError) -> None:
-    """Answer with the problem document of an error."""
+async def send_problem(scope: Scope, send: Send, error: ChatError, *more: tuple[bytes, bytes]) -> None:
+    """Answer with the problem document of an error, and with more headers."""
     status, headers, body = problem_response_parts(error, scope["headers"])
+    headers += more
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

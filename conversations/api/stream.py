@@ -145,9 +145,11 @@ class Endpoint:
         if handler is None and self._otherwise is not None:
             await self._otherwise(scope, receive, send)
             return
+        if handler is None:
+            allowed = ", ".join(sorted(self._handlers)).encode()
+            await send_problem(scope, send, ChatError("method_not_allowed"), (b"allow", allowed))
+            return
         try:
-            if handler is None:
-                raise ChatError("method_not_allowed")
             await handler(Request(scope, receive, send))
         except ChatError as error:
             await send_problem(scope, send, error)

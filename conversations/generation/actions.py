@@ -50,6 +50,7 @@ class Started:
     prompt: tuple[ChatMessage, ...] = ()
     title: str | None = None
     is_ascii_stream: bool = False
+    allows_stand_in: bool = True
 
 
 class OwnerGone(Exception):
@@ -229,6 +230,7 @@ def _started(
         ),
         title=title,
         is_ascii_stream=setting_of(chat.site_settings, "ascii_stream"),
+        allows_stand_in=setting_of(chat.site_settings, "stand_in"),
     )
 
 

@@ -451,6 +451,8 @@ class Engine:
         if snapshot is None:
             snapshot = await db.unit(registry.current)
         for endpoint in self._pool.attempts(snapshot):
+            if endpoint.is_stand_in and not run.started.allows_stand_in:
+                continue
             if failure is not None:
                 await self._next_attempt(run, failure)
             try:
@@ -675,6 +677,7 @@ class Engine:
                 **run.trace(),
                 "status": ending.status,
                 "code": ending.error_code,
+                "cause": run.interruption or "",
                 "finish_reason": ending.finish_reason,
                 "attempts": run.attempt.number,
                 "chars": len(values["content"]),
@@ -705,13 +708,13 @@ class Engine:
         if stored is None:
             raise NotFound
         if stored.status != "streaming":
-            raise Conflict("already_finished", extra={"messageId": started.reply_id, "status": stored.status})
+            raise Conflict("already_finished", extra={"messageId": started.reply_id, "replyStatus": stored.status})
         await self.store.request_stop(started.reply_id, owner=stored.worker_id or 0)
         self._interrupt(started.reply_id, "stop")
         async with self.attach(started.reply_id) as buffer:
             ending = await buffer.wait_ended()
         if ending is not None and ending.status != "stopped" and ending.status != "interrupted":
-            raise Conflict("already_finished", extra={"messageId": started.reply_id, "status": ending.status})
+            raise Conflict("already_finished", extra={"messageId": started.reply_id, "replyStatus": ending.status})
 
     # --- reading ---
 

@@ -204,6 +204,12 @@ def test_stop_keeps_the_text_and_closes_upstream(alice: Person, fake_provider: F
     assert (reply["status"], alice.resume(f"{reading.message_id}-0").text) == ("stopped", reply["content"])
     again = alice.call("POST", f"messages/{reading.message_id}/stop")
     assert (again.status_code, again.json()["code"]) == (409, "already_finished")
+    assert (again.json()["status"], again.json()["replyStatus"]) == (409, "stopped")
+
+
+def test_a_wrong_method_is_told_the_right_ones(alice: Person) -> None:
+    answer = alice.call("DELETE", "stream")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
 
 
 def test_twenty_posts_with_one_key_ask_the_model_once(alice: Person, fake_provider: FakeProvider) -> None:

@@ -73,6 +73,12 @@ def test_a_problem_speaks_the_callers_language_and_names_its_request() -> None:
     }
 
 
+def test_what_an_error_adds_never_replaces_a_member_of_the_problem() -> None:
+    error = Conflict("already_finished", extra={"status": "complete", "replyStatus": "complete"})
+    _, _, body = errors.problem_response_parts(error, {})
+    assert (json.loads(body)["status"], json.loads(body)["replyStatus"]) == (409, "complete")
+
+
 def test_a_limit_says_when_to_come_back() -> None:
     _, headers, body = errors.problem_response_parts(Limited(retry_after_seconds=7), {})
     assert dict(headers)[b"retry-after"] == b"7"

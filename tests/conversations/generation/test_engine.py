@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from conversations.errors import Conflict, Invalid, NotAllowed
-from conversations.generation import sweeper
+from conversations.generation import actions, sweeper
 from conversations.generation.engine import Engine
-from conversations.models import Generation, Message, ReplyChunk, Worker, WorkerLog
+from conversations.models import Generation, Message, ReplyChunk, Site, Worker, WorkerLog
 from tests.conversations.generation.conftest import claims_of, eventually, in_unit, new_chat, running_engines, send
 from tests.world import World
 
@@ -218,3 +218,25 @@ async def test_a_drain_seals_what_does_not_end_in_time(people: World, settings: 
         (_, short_status), (text, long_status) = await asyncio.gather(*reading)
     assert (short_status, long_status) == ("complete", "interrupted")
     assert (await in_unit(stored, long.reply_id)).content == text != ""
+
+
+async def test_a_site_may_refuse_the_stand_in(people: World) -> None:
+    await in_unit(Site.objects.filter(pk=people.alice.site_id).update, settings={"stand_in": False})
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        started = await send(engine, claims, chat, "你好")
+        assert await read_to_end(engine, started.reply_id) == ("", "failed")
+    assert (await in_unit(stored, started.reply_id)).error_code == "no_model"
+
+
+async def test_a_site_may_ask_for_ascii_streams(people: World) -> None:
+    await in_unit(Site.objects.filter(pk=people.alice.site_id).update, settings={"ascii_stream": True})
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        first, again = [
+            await send(engine, claims, chat, "[[n=3]]", idempotency_key="key-0001", body_hash="same")
+            for _ in range(2)
+        ]
+        found = await in_unit(actions.find_started, claims, first.reply_id)
+        await read_to_end(engine, first.reply_id)
+    assert [one.is_ascii_stream for one in (first, again, found)] == [True, True, True]
