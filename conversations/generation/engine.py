@@ -604,9 +604,10 @@ class Engine:
             fill(run.buffer, stored)
         else:
             run.buffer.lose()
-        if not is_alive:
-            self._fenced()
-        self._log_end(run, ending, values)
+        if is_alive:
+            self._log_end(run, ending, values)
+        else:
+            self._fenced()  # and whoever declared us dead tells how the reply ended
 
     def _forget(self, run: Run) -> None:
         self._runs.pop(run.started.reply_id, None)
@@ -652,6 +653,8 @@ class Engine:
             "usage": ending.usage,
             "preview": content[:PREVIEW_CHARS],
             "attempt_status": attempt_status,
+            # The ledger keeps the inner word, also of the attempt that the reply ended with.
+            "attempt_error_code": error.code if error and ending.status == "failed" else ending.error_code,
             "request_id": (request_id or "")[:200],
             "input_tokens": usage.input_tokens if usage else self._estimated_input(run),
             "output_tokens": usage.output_tokens

@@ -81,7 +81,7 @@ WITH me AS ({FENCE}),
           FROM sealed WHERE chat.id = sealed.conversation_id),
      ledger AS (
         UPDATE conversations_generation attempt
-           SET status = %(attempt_status)s, error_code = %(error_code)s,
+           SET status = %(attempt_status)s, error_code = %(attempt_error_code)s,
                finish_reason = coalesce(%(finish_reason)s, ''),
                vendor_request_id = %(request_id)s, input_tokens = %(input_tokens)s,
                output_tokens = %(output_tokens)s, tokens_source = %(tokens_source)s,

@@ -77,9 +77,13 @@ async def test_a_mirror_survives_folds_of_the_owners_log(people: World, settings
         await asyncio.sleep(0.7)
         assert await in_unit(ReplyChunk.across_sites.filter(message_id=started.reply_id).exists)
         there, status = await read_to_end(other, started.reply_id)
-        await asyncio.sleep(0.5)
-        assert not await in_unit(WorkerLog.objects.exists)
-        assert not await in_unit(ReplyChunk.across_sites.exists)
+
+        async def is_forgotten() -> bool:
+            return not await in_unit(WorkerLog.objects.exists) and not await in_unit(
+                ReplyChunk.across_sites.exists
+            )
+
+        assert await eventually(is_forgotten)
     assert (there, status) == ((await in_unit(stored, started.reply_id)).content, "complete")
 
 
@@ -240,3 +244,16 @@ async def test_a_site_may_ask_for_ascii_streams(people: World) -> None:
         found = await in_unit(actions.find_started, claims, first.reply_id)
         await read_to_end(engine, first.reply_id)
     assert [one.is_ascii_stream for one in (first, again, found)] == [True, True, True]
+
+
+async def test_the_ledger_keeps_the_inner_word_for_every_attempt(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        started = await send(engine, claims, chat, "[[n=0 fail=rate_limited]]")
+        assert await read_to_end(engine, started.reply_id) == ("", "failed")
+    attempts = Generation.across_sites.filter(message_id=started.reply_id).order_by("attempt")
+    assert await in_unit(list, attempts.values_list("attempt", "error_code")) == [
+        (1, "rate_limited"),
+        (2, "rate_limited"),
+    ]
+    assert (await in_unit(stored, started.reply_id)).error_code == "provider_rate_limited"
