@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Literal, cast
 
 from django.conf import settings
+from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 from django.utils import timezone
 from rest_framework_simplejwt.backends import TokenBackend
@@ -104,11 +105,13 @@ def refresh(refresh_token: str) -> TokenPair:
     jti = uuid.uuid4().hex
     with tenant(claims.site_id):
         family = Login.objects.for_site(claims.site_id).filter(pk=claims.login_id, ended_at__isnull=True)
-        # One UPDATE that counts rows: of two uses at the same time, one wins.
+        # One UPDATE that counts rows: of two uses at the same time, one wins. EXISTS, not a join: Django puts a
+        # join below `id IN (...)`, which PostgreSQL does not ask again after it waited for the other use.
+        is_active = Membership.objects.for_site(claims.site_id).filter(
+            pk=OuterRef("membership_id"), user__is_active=True
+        )
         rotated = family.filter(
-            membership_id=claims.membership_id,
-            membership__user__is_active=True,
-            refresh_jti=claims.jti,
+            Exists(is_active), membership_id=claims.membership_id, refresh_jti=claims.jti
         ).update(refresh_jti=jti, expires_at=timezone.now() + _refresh_lifetime())
         if rotated:
             membership = (
