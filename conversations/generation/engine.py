@@ -76,6 +76,7 @@ class Run:
     attempt: Attempt
     request_id: str = ""
     task: asyncio.Task[None] | None = None
+    has_begun: bool = False
     interruption: Interruption | None = None
     chars: int = 0
     is_sealing: bool = False
@@ -430,6 +431,9 @@ class Engine:
     async def _run(self, run: Run) -> None:
         """Generate, then seal. Cancelling this task is how a reply is stopped from outside."""
         try:
+            run.has_begun = True
+            if run.interruption is not None:
+                raise asyncio.CancelledError
             ending = await self._generate(run)
         except asyncio.CancelledError:
             if run.interruption is None or run.interruption == "fenced":
@@ -699,7 +703,8 @@ class Engine:
         if run is None or run.is_sealing or run.interruption is not None or run.task is None:
             return
         run.interruption = why
-        run.task.cancel()
+        if run.has_begun:  # A task cancelled before its first step never runs: nobody would seal.
+            run.task.cancel()
 
     async def stop(self, started: Started) -> None:
         """End a reply, whichever worker runs it, and return when it is sealed.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from conversations.errors import Conflict, Invalid, NotAllowed
 from conversations.generation import actions, sweeper
+from conversations.generation.actions import Send, Started
+from conversations.generation.buffer import Ending
 from conversations.generation.engine import Engine
 from conversations.models import Generation, Message, ReplyChunk, Site, Worker, WorkerLog
 from tests.conversations.generation.conftest import claims_of, eventually, in_unit, new_chat, running_engines, send
@@ -40,6 +45,15 @@ def kill(engine: Engine) -> None:
         task.cancel()
     engine._runs.clear()
     engine._idle.set()
+
+
+def is_born_again(engine: Engine, before: int) -> Callable[[], Awaitable[bool]]:
+    """Return the question whether this engine works under a new id."""
+
+    async def ask() -> bool:
+        return engine.worker_id != before and engine._ready.is_set()
+
+    return ask
 
 
 async def test_a_reply_is_read_as_it_is_stored(people: World) -> None:
@@ -195,11 +209,7 @@ async def test_a_worker_declared_dead_writes_nothing_and_begins_anew(people: Wor
         await in_unit(Worker.objects.filter(pk=before).update, seen_at="2020-01-01T00:00Z")
         await in_unit(sweeper.sweep_worker, before, lease_seconds=5)
         sealed = await in_unit(stored, started.reply_id)
-
-        async def is_new() -> bool:
-            return paused.worker_id != before and paused._ready.is_set()
-
-        await eventually(is_new)
+        await eventually(is_born_again(paused, before))
         await asyncio.sleep(0.2)
         again = await in_unit(stored, started.reply_id)
         assert (sealed.status, sealed.content) == ("interrupted", again.content)
@@ -257,3 +267,17 @@ async def test_the_ledger_keeps_the_inner_word_for_every_attempt(people: World) 
         (2, "rate_limited"),
     ]
     assert (await in_unit(stored, started.reply_id)).error_code == "provider_rate_limited"
+
+async def test_a_reply_interrupted_before_its_first_step_is_sealed(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        started = await in_unit(
+            actions.start_reply, claims, Send(chat.pk, "[[n=50 rate=50]]"), worker_id=engine.worker_id, lease_seconds=5
+        )
+        engine._launch(started, engine.worker_id, "")
+        engine._interrupt(started.reply_id, "drain")
+        async with asyncio.timeout(2):
+            text, status = await read_to_end(engine, started.reply_id)
+        assert not engine._runs
+    assert (text, status) == ("", "interrupted")
+    assert (await in_unit(stored, started.reply_id)).status == "interrupted"
