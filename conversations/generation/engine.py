@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,6 +106,7 @@ class Engine:
         self._incarnation_tasks: list[asyncio.Task[Any]] = []
         self._writer: Writer | None = None
         self._ready = asyncio.Event()
+        self._beginning = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._healthy_since = 0.0
@@ -339,9 +340,13 @@ class Engine:
             async with asyncio.timeout(settings.DRAIN_SECONDS):
                 await self._idle.wait()
         except TimeoutError:
-            for message_id in list(self._runs):
-                self._interrupt(message_id, "drain")
-            await self._idle.wait()
+            while not self._idle.is_set():
+                # Again and again: what was being accepted when we began may come to run only now.
+                for message_id in list(self._runs):
+                    self._interrupt(message_id, "drain")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await self._idle.wait()
         for tail in self._tails.values():
             tail.let_go()
         log.info("drain_finished", extra={"worker": self.worker_id})
@@ -395,6 +400,15 @@ class Engine:
         return await asyncio.shield(self._spawn(self._accept(begin, args, kwargs, request_id)))
 
     async def _accept(self, begin: Callable[..., Started], args: Any, kwargs: Any, request_id: str) -> Started:
+        self._beginning += 1
+        self._idle.clear()
+        try:
+            return await self._begin(begin, args, kwargs, request_id)
+        finally:
+            self._beginning -= 1
+            self._settle()
+
+    async def _begin(self, begin: Callable[..., Started], args: Any, kwargs: Any, request_id: str) -> Started:
         for _ in range(20):
             worker = await self.ready()
             try:
@@ -420,7 +434,6 @@ class Engine:
         buffer = ReplyBuffer(started.reply_id, site_id=started.site_id, created_at=local_iso(started.created_at))
         run = Run(started, buffer, time.monotonic(), Attempt(1), request_id)
         self._runs[started.reply_id] = run
-        self._idle.clear()
         self._writer.follow(buffer)
         metrics.REPLIES_STARTED.inc()
         log.info("reply_accepted", extra={**run.trace(), "worker": worker})
@@ -615,10 +628,14 @@ class Engine:
 
     def _forget(self, run: Run) -> None:
         self._runs.pop(run.started.reply_id, None)
-        if not self._runs:
-            self._idle.set()
+        self._settle()
         if self._writer is not None:
             self._writer.leave(run.buffer)
+
+    def _settle(self) -> None:
+        """Let a drain end when nothing runs and nothing is being accepted."""
+        if not self._runs and not self._beginning:
+            self._idle.set()
 
     def _ledger_values(self, run: Run) -> dict[str, Any]:
         attempt, now = run.attempt, time.monotonic()

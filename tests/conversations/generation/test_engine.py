@@ -281,3 +281,20 @@ async def test_a_reply_interrupted_before_its_first_step_is_sealed(people: World
         assert not engine._runs
     assert (text, status) == ("", "interrupted")
     assert (await in_unit(stored, started.reply_id)).status == "interrupted"
+
+
+async def test_a_drain_waits_for_a_reply_that_is_just_being_accepted(people: World, settings: object) -> None:
+    settings.DRAIN_SECONDS = 0.5  # type: ignore[attr-defined]
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+
+    def start_slowly(*args: Any, **kwargs: Any) -> Started:
+        time.sleep(0.3)
+        return actions.start_reply(*args, **kwargs)
+
+    async with running_engines() as [engine]:
+        accepting = asyncio.create_task(engine.accept(start_slowly, claims, Send(chat.pk, "[[n=5000 rate=100]]")))
+        await asyncio.sleep(0.1)
+        await engine.drain()
+        started = await accepting
+        reply = await in_unit(stored, started.reply_id)
+    assert reply.status == "interrupted"
