@@ -71,6 +71,7 @@ class Run:
     """A reply under way in this process."""
 
     started: Started
+    worker_id: int
     buffer: ReplyBuffer
     accepted: float
     attempt: Attempt
@@ -432,7 +433,7 @@ class Engine:
         if worker != self.worker_id or self._writer is None:
             return  # Fenced since: the sweeper seals it.
         buffer = ReplyBuffer(started.reply_id, site_id=started.site_id, created_at=local_iso(started.created_at))
-        run = Run(started, buffer, time.monotonic(), Attempt(1), request_id)
+        run = Run(started, worker, buffer, time.monotonic(), Attempt(1), request_id)
         self._runs[started.reply_id] = run
         self._writer.follow(buffer)
         metrics.REPLIES_STARTED.inc()
@@ -623,7 +624,7 @@ class Engine:
             run.buffer.lose()
         if is_alive:
             self._log_end(run, ending, values)
-        else:
+        elif run.worker_id == self.worker_id:
             self._fenced()  # and whoever declared us dead tells how the reply ended
 
     def _forget(self, run: Run) -> None:
@@ -644,7 +645,7 @@ class Engine:
             return now - moment if moment else None
 
         return {
-            "worker": self.worker_id,
+            "worker": run.worker_id,
             "attempt": attempt.number,
             "endpoint": attempt.endpoint.id if attempt.endpoint else None,
             "endpoint_name": attempt.endpoint.name if attempt.endpoint else "",

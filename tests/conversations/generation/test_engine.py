@@ -7,13 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from conversations.errors import Conflict, Invalid, NotAllowed
 from conversations.generation import actions, sweeper
 from conversations.generation.actions import Send, Started
-from conversations.generation.buffer import Ending
 from conversations.generation.engine import Engine
+from conversations.generation.store import conninfo
 from conversations.models import Generation, Message, ReplyChunk, Site, Worker, WorkerLog
 from tests.conversations.generation.conftest import claims_of, eventually, in_unit, new_chat, running_engines, send
 from tests.world import World
@@ -268,11 +269,16 @@ async def test_the_ledger_keeps_the_inner_word_for_every_attempt(people: World) 
     ]
     assert (await in_unit(stored, started.reply_id)).error_code == "provider_rate_limited"
 
+
 async def test_a_reply_interrupted_before_its_first_step_is_sealed(people: World) -> None:
     chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
     async with running_engines() as [engine]:
         started = await in_unit(
-            actions.start_reply, claims, Send(chat.pk, "[[n=50 rate=50]]"), worker_id=engine.worker_id, lease_seconds=5
+            actions.start_reply,
+            claims,
+            Send(chat.pk, "[[n=50 rate=50]]"),
+            worker_id=engine.worker_id,
+            lease_seconds=5,
         )
         engine._launch(started, engine.worker_id, "")
         engine._interrupt(started.reply_id, "drain")
@@ -298,3 +304,27 @@ async def test_a_drain_waits_for_a_reply_that_is_just_being_accepted(people: Wor
         started = await accepting
         reply = await in_unit(stored, started.reply_id)
     assert reply.status == "interrupted"
+
+
+async def test_a_seal_of_an_earlier_incarnation_does_not_end_the_present_one(people: World) -> None:
+    chats = [await in_unit(new_chat, people.alice) for _ in range(2)]
+    claims = await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine], await psycopg.AsyncConnection.connect(conninfo()) as sweeping:
+        before = engine.worker_id
+        old = await send(engine, claims, chats[0], "[[n=1 ttft=200]]")
+        run = engine._runs[old.reply_id]
+        await sweeping.execute("SELECT 1 FROM conversations_worker WHERE id = %s FOR UPDATE", [before])
+        await sweeping.execute("UPDATE conversations_worker SET is_dead = true WHERE id = %s", [before])
+        while not run.is_sealing:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        engine._fenced()
+        await eventually(is_born_again(engine, before))
+        young = await send(engine, claims, chats[1], "[[n=40 rate=100]]")
+        now = engine.worker_id
+        await sweeping.commit()
+        text, status = await read_to_end(engine, young.reply_id)
+        assert run.task is not None
+        await run.task
+    assert (engine.worker_id, status) == (now, "complete")
+    assert text
