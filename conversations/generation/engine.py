@@ -419,9 +419,10 @@ class Engine:
             except OwnerGone as gone:
                 # The lease of the reply's owner has run out, or ours has: settle that, then ask again.
                 if gone.worker_id == self.worker_id:
-                    self._fenced()
-                else:
-                    await self.sweep_if_due(gone.worker_id)
+                    # Late is not dead: a heartbeat renews the lease, or tells us that it is over.
+                    await self._pulse()
+                    continue
+                await self.sweep_if_due(gone.worker_id)
                 await asyncio.sleep(0 if self.may_judge else 0.5)
                 continue
             if started.is_new:

@@ -328,3 +328,16 @@ async def test_a_seal_of_an_earlier_incarnation_does_not_end_the_present_one(peo
         await run.task
     assert (engine.worker_id, status) == (now, "complete")
     assert text
+
+
+async def test_a_worker_whose_lease_ran_out_unseen_keeps_its_replies(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        started = await send(engine, claims, chat, "[[n=60 rate=50]]")
+        await in_unit(Worker.objects.filter(pk=engine.worker_id).update, seen_at="2020-01-01T00:00Z")
+        before = engine.worker_id
+        with pytest.raises(Conflict, match="generating"):
+            await send(engine, claims, chat, "还在吗")
+        text, status = await read_to_end(engine, started.reply_id)
+    assert (engine.worker_id, status) == (before, "complete")
+    assert text
