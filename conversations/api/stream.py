@@ -324,12 +324,15 @@ async def _relay_reply(
 ) -> None:
     """Answer with the stream of a reply from a position on.
 
-    Raises: BadRequest bad_event_id when the position is ahead of the reply; before the stream starts.
+    Raises: BadRequest bad_event_id when the position is ahead of the reply, Unavailable when this process
+    has just lost it; before the stream starts.
     """
     async with engine().attach(started.reply_id) as buffer:
         if position.content or position.reasoning:
-            await buffer.loaded()
-            if position.content > buffer.content.length or position.reasoning > buffer.reasoning.length:
+            is_there = await buffer.reaches(position.content, position.reasoning)
+            if buffer.is_lost:
+                raise Unavailable(retry_after_seconds=1)
+            if not is_there:
                 raise BadRequest("bad_event_id")
         await request.send(
             {

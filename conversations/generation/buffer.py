@@ -11,9 +11,11 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+CATCH_UP_SECONDS = 1.0
 TerminalStatus = Literal["complete", "truncated", "stopped", "failed", "interrupted"]
 
 
@@ -221,6 +223,22 @@ class ReplyBuffer:
         """Return when positions can be judged: at once, but for a mirror before its first look."""
         while not self.is_loaded and not self.is_lost and self.ending is None:
             await self.changed()
+
+    async def reaches(self, content: int, reasoning: int) -> bool:
+        """Return whether the reply has come as far as these offsets.
+
+        A reader may know more than this process for a moment: a mirror is a tenth of a second behind the
+        owner's log, and the log is ahead of the owner until it has heard that a write is durable.
+        """
+        await self.loaded()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                while not self._has(content, reasoning) and self.ending is None and not self.is_lost:
+                    await self.changed()
+        return self._has(content, reasoning)
+
+    def _has(self, content: int, reasoning: int) -> bool:
+        return content <= self.content.length and reasoning <= self.reasoning.length
 
     async def wait_ended(self) -> Ending | None:
         """Return how the reply ended, when it has; None if this process lost it."""

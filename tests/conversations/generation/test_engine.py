@@ -341,3 +341,15 @@ async def test_a_worker_whose_lease_ran_out_unseen_keeps_its_replies(people: Wor
         text, status = await read_to_end(engine, started.reply_id)
     assert (engine.worker_id, status) == (before, "complete")
     assert text
+
+
+async def test_a_reader_who_knows_more_than_the_mirror_is_believed(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [owner, other]:
+        started = await send(owner, claims, chat, "[[n=200 rate=200]]")
+        async with owner.attach(started.reply_id) as original, other.attach(started.reply_id) as mirror:
+            await mirror.loaded()
+            while original.content.length < mirror.content.length + 5:
+                await original.changed()
+            assert await mirror.reaches(original.content.length, 0)
+            assert not await mirror.reaches(100_000, 0)
