@@ -472,13 +472,7 @@ async def post_message(request: Request) -> None:
         key=request.idempotency_key(),
     )
     started = await engine().accept(actions.start_reply, claims, send, request_id=request.id)
-    while True:
-        async with engine().attach(started.reply_id) as buffer:
-            ending = await buffer.wait_ended()
-        if ending is not None:
-            break
-        # This process lost the reply to another one, which seals it.
-        await asyncio.sleep(0.2)
+    buffer, ending = await engine().ended(started.reply_id)
     if ending.status in {"failed", "interrupted"}:
         raise GenerationFailed(
             ending.error_code or "internal",

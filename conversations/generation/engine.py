@@ -738,12 +738,25 @@ class Engine:
             raise Conflict("already_finished", extra={"messageId": started.reply_id, "replyStatus": stored.status})
         await self.store.request_stop(started.reply_id, owner=stored.worker_id or 0)
         self._interrupt(started.reply_id, "stop")
-        async with self.attach(started.reply_id) as buffer:
-            ending = await buffer.wait_ended()
-        if ending is not None and ending.status != "stopped" and ending.status != "interrupted":
+        ending = (await self.ended(started.reply_id))[1]
+        if ending.status != "stopped" and ending.status != "interrupted":
             raise Conflict("already_finished", extra={"messageId": started.reply_id, "replyStatus": ending.status})
 
     # --- reading ---
+
+    async def ended(self, message_id: int) -> tuple[ReplyBuffer, Ending]:
+        """Return a reply when it has ended, and how; one that this process loses is followed to its seal.
+
+        Raises: NotFound, Unavailable.
+        """
+        while True:
+            async with self.attach(message_id) as buffer:
+                ending = await buffer.wait_ended()
+            if ending is not None:
+                return buffer, ending
+            if self.is_draining:
+                raise Unavailable(retry_after_seconds=2)
+            await asyncio.sleep(0.2)
 
     @asynccontextmanager
     async def attach(self, message_id: int) -> AsyncIterator[ReplyBuffer]:

@@ -353,3 +353,22 @@ async def test_a_reader_who_knows_more_than_the_mirror_is_believed(people: World
                 await original.changed()
             assert await mirror.reaches(original.content.length, 0)
             assert not await mirror.reaches(100_000, 0)
+
+
+async def test_a_stop_returns_when_the_reply_has_ended_not_when_this_process_loses_it(
+    people: World, settings: object
+) -> None:
+    settings.LEASE_SECONDS = 1  # type: ignore[attr-defined]
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine], await psycopg.AsyncConnection.connect(conninfo()) as sweeping:
+        before = engine.worker_id
+        started = await send(engine, claims, chat, "[[n=5 ttft=5000]]")
+        await sweeping.execute("SELECT 1 FROM conversations_worker WHERE id = %s FOR UPDATE", [before])
+        await sweeping.execute("UPDATE conversations_worker SET is_dead = true WHERE id = %s", [before])
+        stopping = asyncio.create_task(engine.stop(started))
+        await asyncio.sleep(0.3)
+        engine._fenced()
+        await sweeping.commit()
+        async with asyncio.timeout(8):
+            await stopping
+        assert (await in_unit(stored, started.reply_id)).status == "interrupted"
