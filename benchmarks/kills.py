@@ -5,11 +5,14 @@ while
 
   (default)    one worker after the other is killed with SIGKILL, with or without its parent, and started again;
   --pause      a worker is stopped with SIGSTOP for 12 s and woken with SIGCONT: it must not write anything;
-  --database   PostgreSQL is crashed (SIGQUIT and SIGKILL in turn) and started again.
+  --database   PostgreSQL is crashed (SIGQUIT and SIGKILL in turn) and started again;
+  --freeze N   PostgreSQL is stopped with SIGSTOP for N seconds, as a storage that hangs;
+  --everything both workers and PostgreSQL are killed at once, as a machine that loses power.
 """
 
 import argparse
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -145,16 +148,21 @@ async def crash_database(product: Product, report: reports.Report, arguments: ar
         for crash in range(arguments.crashes):
             await asyncio.sleep(2 + dice.random() * 3)
             which = (signal.SIGQUIT, signal.SIGKILL)[crash % 2]
-            away.append(await asyncio.to_thread(product.database.crash_and_restart, which))
-            report.say(f"crash {crash + 1} with {which.name}: away for {away[-1]:.2f} s")
-        await asyncio.sleep(3)
+            if arguments.freeze:
+                away.append(await product.database.freeze(arguments.freeze))
+            elif arguments.everything:
+                away.append(await crash_everything(product, pause=dice.random()))
+            else:
+                away.append(await asyncio.to_thread(product.database.crash_and_restart, which))
+            report.say(f"blow {crash + 1}: away for {away[-1]:.2f} s")
+        await asyncio.sleep(3 + arguments.freeze)
 
     await chat_while(report, clients, asyncio.create_task(trouble()))
-    report.figure("crashes", len(away))
+    report.figure("blows", len(away))
     report.figure("database away, s, longest", max(away, default=0.0))
     report.check(
         "the workers outlived it",
-        all(w.is_running and w.starts == 1 for w in product.workers),
+        all(w.is_running and (w.starts == 1 or arguments.everything) for w in product.workers),
         "a worker ended",
     )
     turns = [turn for client in clients for turn in client.turns]
@@ -165,6 +173,21 @@ async def crash_database(product: Product, report: reports.Report, arguments: ar
     ]
     report.check(f"terminal within {WITHIN_SECONDS:.0f} s of the database's return", not late, late[:2])
     await summarize(report, product, clients, {})
+
+
+async def crash_everything(product: Product, *, pause: float) -> float:
+    """Kill both workers and the database at once, start all again; return the seconds until all are ready."""
+    began = time.monotonic()
+    database = product.database.postmaster_pid()
+    for worker in product.workers:
+        worker.kill()
+    os.kill(database, signal.SIGKILL)
+    await asyncio.sleep(pause)
+    for worker in product.workers:
+        worker.spawn()
+    for worker in product.workers:
+        await worker.ready()
+    return time.monotonic() - began
 
 
 async def pause_worker(product: Product, report: reports.Report, arguments: argparse.Namespace) -> None:
@@ -249,9 +272,10 @@ async def sealed_histories(
 
 async def main(arguments: argparse.Namespace) -> int:
     """Run the chosen trouble and return the exit code."""
-    kind = "pause" if arguments.pause else "database" if arguments.database else "kill -9"
+    kinds = {name: getattr(arguments, name) for name in ("pause", "database", "freeze", "everything")}
+    kind = next((name for name, is_chosen in kinds.items() if is_chosen), "kill -9")
     report = reports.Report(f"bar 5: nothing lost, nothing doubled ({kind})", arguments)
-    trouble = pause_worker if arguments.pause else crash_database if arguments.database else kill_workers
+    trouble = {"pause": pause_worker, "kill -9": kill_workers}.get(kind, crash_database)
     async with Product(keep=arguments.keep) as product:
         await product.start(2)
         await trouble(product, report, arguments)
@@ -266,5 +290,7 @@ if __name__ == "__main__":
     parser.add_argument("--pause", action="store_true", help="SIGSTOP for 12 s instead of SIGKILL")
     parser.add_argument("--rounds", type=int, default=3, help="pauses, with --pause")
     parser.add_argument("--database", action="store_true", help="crash PostgreSQL instead of a worker")
-    parser.add_argument("--crashes", type=int, default=10, help="crashes, with --database")
+    parser.add_argument("--freeze", type=float, default=0, metavar="N", help="stop PostgreSQL for N seconds")
+    parser.add_argument("--everything", action="store_true", help="kill workers and PostgreSQL at once")
+    parser.add_argument("--crashes", type=int, default=10, help="blows, with the last three")
     sys.exit(asyncio.run(main(parser.parse_args())))

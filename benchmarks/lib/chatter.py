@@ -147,7 +147,7 @@ class Chatter:
         reading = turn.reading
         where = f"{self.name}: {turn}: "
         self.report.check("ids and pieces are consistent", not reading.violations, where + str(reading.violations))
-        for _ in range(100):
+        for _ in range(400):
             try:
                 stored = await self.member.message(
                     self.dice.choice(self.workers), self.chat_id, int(reading.message_id or 0)

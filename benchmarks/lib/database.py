@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.lib.processes import descendants, send_signal
 from chatsite import postgres
 
 
@@ -40,15 +41,34 @@ class Database:
                  and datname = current_database() and pid <> pg_backend_pid()"""
         return int(self.query(sql)[0][0])
 
+    def postmaster_pid(self) -> int:
+        """Return the process id of the embedded server.
+
+        Raises: RuntimeError for a server that is not ours to hit.
+        """
+        pid = None if self.url else postgres.status(self.var).pid
+        if pid is None:
+            raise RuntimeError("only a running embedded server can be hit; unset DATABASE_URL")
+        return pid
+
+    async def freeze(self, seconds: float) -> float:
+        """Stop every process of the embedded server for so long, and let it go on; return the seconds."""
+        postmaster = self.postmaster_pid()
+        family = descendants(postmaster, with_database=True)
+        send_signal(family, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            send_signal(family, signal.SIGCONT)
+        return seconds
+
     def crash_and_restart(self, which: signal.Signals = signal.SIGQUIT) -> float:
         """Return the seconds that the embedded server was away.
 
         SIGQUIT is its own immediate stop, SIGKILL takes even that from it.
         Raises: RuntimeError for a server that is not ours to crash.
         """
-        pid = None if self.url else postgres.status(self.var).pid
-        if pid is None:
-            raise RuntimeError("only a running embedded server can be crashed; unset DATABASE_URL")
+        pid = self.postmaster_pid()
         began = time.monotonic()
         os.kill(pid, which)
         while Path(f"/proc/{pid}").exists() and time.monotonic() < began + 10:

@@ -13,7 +13,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def descendants(pid: int) -> list[int]:
+def descendants(pid: int, *, with_database: bool = False) -> list[int]:
     """Return the process and its descendants, parents first; a database it started is not one of them."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -23,7 +23,7 @@ def descendants(pid: int) -> list[int]:
                 name = (entry / "comm").read_text().strip()
             except (OSError, IndexError):
                 continue
-            if name not in ("postgres", "pg_ctl", "initdb"):
+            if with_database or name not in ("postgres", "pg_ctl", "initdb"):
                 children.setdefault(parent, []).append(int(entry.name))
     tree, queue = [], [pid]
     while queue:
