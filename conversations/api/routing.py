@@ -11,19 +11,22 @@ from conversations.api import stream
 from conversations.api.stream import Endpoint
 
 CHAT = r"^api/xcx/chat/"
-REPLY = CHAT + r"messages/(?P<message_id>\d+)/"
+# Any text may stand for an id here: what no row can have is refused like an id that no row has.
+REPLY = CHAT + r"messages/(?P<message_id>[^/]+)/"
 
 
 def http_router(django: Any) -> Any:
     """Return the application for HTTP: the streaming calls, and Django for everything else."""
     return URLRouter(
         [
-            _route(CHAT + r"stream/?$", Endpoint(POST=stream.post_stream, GET=stream.get_stream)),
-            _route(CHAT + r"stream/selftest/?$", Endpoint(GET=stream.get_selftest)),
-            _route(REPLY + r"stream/?$", Endpoint(GET=stream.get_reply_stream)),
-            _route(REPLY + r"stop/?$", Endpoint(POST=stream.post_stop)),
-            _route(REPLY + r"regenerate/?$", Endpoint(POST=stream.post_regenerate)),
-            _route(CHAT + r"(?P<chat_id>\d+)/messages/?$", Endpoint(POST=stream.post_message, otherwise=django)),
+            _route(CHAT + r"stream/?\Z", Endpoint(POST=stream.post_stream, GET=stream.get_stream)),
+            _route(CHAT + r"stream/selftest/?\Z", Endpoint(GET=stream.get_selftest)),
+            _route(REPLY + r"stream/?\Z", Endpoint(GET=stream.get_reply_stream)),
+            _route(REPLY + r"stop/?\Z", Endpoint(POST=stream.post_stop)),
+            _route(REPLY + r"regenerate/?\Z", Endpoint(POST=stream.post_regenerate)),
+            _route(
+                CHAT + r"(?P<chat_id>[^/]+)/messages/?\Z", Endpoint(POST=stream.post_message, otherwise=django)
+            ),
             _route(r"", django),
         ]
     )

@@ -467,7 +467,7 @@ async def post_message(request: Request) -> None:
     body = request.json()
     send = parse_send(
         body,
-        chat_id=int(chat_id) if len(chat_id) < 20 else 0,
+        chat_id=int(chat_id) if chat_id.isascii() and chat_id.isdigit() and len(chat_id) < 20 else 0,
         operation=f"message {chat_id}",
         key=request.idempotency_key(),
     )

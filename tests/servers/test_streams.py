@@ -369,6 +369,24 @@ def test_bad_event_ids_are_refused(alice: Person, meet: Callable[..., Person]) -
     assert len({answer.content for answer in answers}) == 1
 
 
+@pytest.mark.parametrize(
+    "wrong_id", ["0", "-1", "+1", "1.0", "0x1", "abc", "\u0661", "\uff11", "%00", "1%0a", "9" * 19, "9" * 400]
+)
+def test_ids_that_no_row_can_have_are_refused_like_missing_ones(alice: Person, wrong_id: str) -> None:
+    same = {"X-Request-Id": "the-same-1"}
+    for call, path, body in (
+        ("POST", "{}/messages", {"content": "有人吗"}),
+        ("GET", "messages/{}/stream", None),
+        ("POST", "messages/{}/stop", {}),
+        ("POST", "messages/{}/regenerate", {}),
+    ):
+        missing = alice.call(call, path.format(99_999_999), json=body, headers=same)
+        wrong = alice.call(call, path.format(wrong_id), json=body, headers=same)
+        assert wrong.status_code == (403 if call == "POST" and path.startswith("{}") else 404)
+        assert (wrong.status_code, wrong.content) == (missing.status_code, missing.content)
+        assert {**wrong.headers, "date": ""} == {**missing.headers, "date": ""}
+
+
 def test_strangers_are_refused_before_the_stream(alice: Person, meet: Callable[..., Person]) -> None:
     chat = alice.new_chat()
     body = {"chatId": chat, "content": "借过"}
