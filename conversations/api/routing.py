@@ -19,14 +19,12 @@ def http_router(django: Any) -> Any:
     """Return the application for HTTP: the streaming calls, and Django for everything else."""
     return URLRouter(
         [
-            _route(CHAT + r"stream/?\Z", Endpoint(POST=stream.post_stream, GET=stream.get_stream)),
-            _route(CHAT + r"stream/selftest/?\Z", Endpoint(GET=stream.get_selftest)),
-            _route(REPLY + r"stream/?\Z", Endpoint(GET=stream.get_reply_stream)),
-            _route(REPLY + r"stop/?\Z", Endpoint(POST=stream.post_stop)),
-            _route(REPLY + r"regenerate/?\Z", Endpoint(POST=stream.post_regenerate)),
-            _route(
-                CHAT + r"(?P<chat_id>[^/]+)/messages/?\Z", Endpoint(POST=stream.post_message, otherwise=django)
-            ),
+            _route(CHAT + r"stream/?$", Endpoint(POST=stream.post_stream, GET=stream.get_stream)),
+            _route(CHAT + r"stream/selftest/?$", Endpoint(GET=stream.get_selftest)),
+            _route(REPLY + r"stream/?$", Endpoint(GET=stream.get_reply_stream)),
+            _route(REPLY + r"stop/?$", Endpoint(POST=stream.post_stop)),
+            _route(REPLY + r"regenerate/?$", Endpoint(POST=stream.post_regenerate)),
+            _route(CHAT + r"(?P<chat_id>[^/]+)/messages/?$", Endpoint(POST=stream.post_message, otherwise=django)),
             _route(r"", django),
         ]
     )

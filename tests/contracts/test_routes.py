@@ -262,7 +262,7 @@ def test_text_that_only_looks_like_nul_is_text(scene: Scene) -> None:
 
 def _shape(path: str) -> str:
     """Return a route or a knock with its ids blanked."""
-    path = re.sub(r"<\w+:\w+>|\(\?P<\w+>\\d\+\)|\{\w+\}", "*", path.partition("?")[0] if "{" in path else path)
+    path = re.sub(r"<\w+:\w+>|\(\?P<\w+>\[\^/\]\+\)|\{\w+\}", "*", path.partition("?")[0] if "{" in path else path)
     return "/" + path.strip("^$/").removesuffix("/?").rstrip("/")
 
 
