@@ -50,7 +50,7 @@ ERRORS_BY_OPERATION: dict[str, tuple[str, ...]] = {
     "setFeedback": (*_MEMBER, *_BODY, "not_found", "not_a_reply"),
     "issueTicket": (*_MEMBER, *_BODY, "not_found"),
     "sendMessage": (*_MEMBER, *_BODY, *_SEND, "not_your_chat", "provider_unavailable", "interrupted"),
-    "streamReply": (*_MEMBER, *_BODY, *_SEND, "not_your_chat", "bad_event_id", "not_found", "not_acceptable"),
+    "streamReply": (*_MEMBER, *_BODY, *_SEND, "not_your_chat", "bad_event_id", "not_found"),
     "resumeStream": (*_MEMBER, "ticket_invalid", "bad_event_id", "not_found"),
     "streamMessage": (*_MEMBER, "ticket_invalid", "bad_event_id", "not_found"),
     "stopReply": (*_MEMBER, "not_found", "already_finished"),

@@ -6,12 +6,15 @@ queryset are shut, so that nobody forgets (STYLE 3, lock 3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, transaction
 from django.http import HttpRequest, HttpResponseBase
+from rest_framework.negotiation import BaseContentNegotiation, DefaultContentNegotiation
+from rest_framework.parsers import BaseParser
 from rest_framework.permissions import BasePermission
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
@@ -35,9 +38,25 @@ class ScopedRequest(Request):
     claims: Claims
 
 
+class SpeakJson(BaseContentNegotiation):
+    """JSON for everyone. A client that sends `Accept: text/event-stream` with all its calls means no harm."""
+
+    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
+        """Return the parser for the body's type, if there is one."""
+        return DefaultContentNegotiation().select_parser(request, parsers)
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        """Return the only renderer; `?format=` is an unknown parameter, and ignored like all of them."""
+        only = next(iter(renderers))
+        return only, only.media_type
+
+
 class OpenView(APIView):
     """The base of views that need no member: sign-in and health."""
 
+    content_negotiation_class = SpeakJson
     authentication_classes = ()
     permission_classes = ()
     metadata_class = None
@@ -46,6 +65,7 @@ class OpenView(APIView):
 class ScopedViewSet(ViewSet):
     """The base of views for members: authenticated, approved, one transaction in the member's site."""
 
+    content_negotiation_class = SpeakJson
     authentication_classes = (TokenAuthentication,)
     permission_classes: Sequence[type[BasePermission]] = (IsApproved,)
     metadata_class = None

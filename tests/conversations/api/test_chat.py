@@ -397,6 +397,13 @@ def test_a_slash_at_the_end_is_forgiven_without_a_redirect(alice: Caller) -> Non
     assert alice.send("POST", "conversations/", {"title": "一"}).status_code == 201
 
 
+@pytest.mark.parametrize("accept", ["text/event-stream", "text/html", "garbage", "", "*/*;q=0"])
+def test_json_is_spoken_whatever_a_client_accepts(alice: Caller, accept: str) -> None:
+    response = alice.client.get(f"{CHAT}/history", {"format": "xml"}, headers={**alice.headers, "Accept": accept})
+    assert (response.status_code, response["Content-Type"]) == (200, "application/json")
+    assert alice.send("POST", "conversations", {"title": "一"}, Accept=accept).status_code == 201
+
+
 def test_a_method_that_is_not_there_says_which_are(world: World, alice: Caller) -> None:
     response = alice.send("PUT", str(make_conversation(world.alice).pk), {})
     assert code_of(response) == (405, "method_not_allowed")
