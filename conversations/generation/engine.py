@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from conversations import db
 from conversations.context.prompt import estimate_tokens
-from conversations.errors import Conflict, NotFound, Unavailable
+from conversations.errors import ChatError, Conflict, NotFound, Unavailable
 from conversations.generation import metrics, sweeper
 from conversations.generation.actions import OwnerGone, Started
 from conversations.generation.buffer import Ending, ReplyBuffer
@@ -215,8 +215,12 @@ class Engine:
         while True:
             began = time.monotonic()
             if self._ready.is_set():
-                await self._pulse()
-                self._watch_clocks()
+                try:
+                    await self._pulse()
+                    self._watch_clocks()
+                except Exception as error:
+                    # Whatever it was: without a next beat this worker is dead in a few seconds, and all its replies.
+                    log.exception("beat_failed", exc_info=error, extra={"worker": self.worker_id})
             metrics.LIVE_REPLIES.set(len(self._runs))
             await asyncio.sleep(max(0.05, HEARTBEAT_SECONDS - (time.monotonic() - began)))
 
@@ -293,12 +297,15 @@ class Engine:
             await self._sweep(worker_id)
 
     async def _in_unit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run housekeeping in a unit; the database being away is no news here, it will be tried again."""
+        """Run housekeeping in a unit; whatever fails will be tried again, the database being away is no news."""
         try:
             return await db.unit(function, *args, **kwargs)
         except (DjangoDatabaseError, *DatabaseAway) as error:
             log.warning("unit_failed", extra={"unit": function.__name__, "error": type(error).__name__})
-            return None
+        except Exception as error:
+            # A row that cannot be read must not keep this worker from its heartbeat and from sweeping.
+            log.exception("unit_broken", exc_info=error, extra={"unit": function.__name__})
+        return None
 
     @staticmethod
     def _revision() -> int:
@@ -384,8 +391,13 @@ class Engine:
 
     def _reap(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, ChatError):  # A refusal is told to whoever asked.
             log.error("engine_task_failed", exc_info=error, extra={"task": task.get_coro().__qualname__})  # type: ignore[union-attr]
+        if self._incarnation_tasks and task is self._incarnation_tasks[0]:
+            # Without its writer a worker can only hold its replies up: let them be swept, and begin anew.
+            self._fenced()
 
     # --- accepting ---
 
@@ -611,7 +623,7 @@ class Engine:
             except DatabaseAway as error:
                 log.warning("seal_failed", extra={**run.trace(), "error": type(error).__name__})
                 await asyncio.sleep(SEAL_RETRY_SECONDS)
-            except psycopg.Error as error:
+            except Exception as error:
                 # It can never be sealed like this; a sweep stores what the log has.
                 log.error("seal_refused", extra={**run.trace(), "error": type(error).__name__})
                 is_alive, is_sealed, stored = False, False, None
@@ -815,6 +827,7 @@ class Engine:
         finally:
             if self._tails.get(owner) is tail:
                 del self._tails[owner]
+            tail.let_go()  # Nobody is left, unless the tail has failed: then its readers resume.
 
 
 def _interrupted(why: Interruption) -> Ending:

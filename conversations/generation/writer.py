@@ -175,7 +175,7 @@ class Writer:
                     sealed_meanwhile = [message_id for message_id in ends if message_id not in self._live]
                     if sealed_meanwhile:
                         await self._store.forget_chunks(sealed_meanwhile)
-            except DatabaseAway as error:
+            except (psycopg.Error, *DatabaseAway) as error:
                 log.warning("fold_failed", extra={"worker": self._worker, "error": type(error).__name__})
                 continue
             purged_sequence, folded_sequence = folded_sequence, sequence

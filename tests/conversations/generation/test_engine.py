@@ -10,12 +10,15 @@ from typing import Any
 import psycopg
 import pytest
 
+from conversations.db import database_now
 from conversations.errors import Conflict, Invalid, NotAllowed
 from conversations.generation import actions, sweeper
 from conversations.generation.actions import Send, Started
 from conversations.generation.engine import Engine
 from conversations.generation.store import conninfo
 from conversations.models import Generation, Message, ReplyChunk, Site, Worker, WorkerLog
+from conversations.models import Generation, Message, ReplyChunk, Worker, WorkerLog
+from providers.models import Endpoint
 from tests.conversations.generation.conftest import claims_of, eventually, in_unit, new_chat, running_engines, send
 from tests.world import World
 
@@ -372,3 +375,27 @@ async def test_a_stop_returns_when_the_reply_has_ended_not_when_this_process_los
         async with asyncio.timeout(8):
             await stopping
         assert (await in_unit(stored, started.reply_id)).status == "interrupted"
+
+
+async def test_a_heart_goes_on_beating_whatever_the_registry_holds(people: World, settings: object) -> None:
+    settings.LEASE_SECONDS = 1  # type: ignore[attr-defined]
+    async with running_engines() as [engine]:
+        await eventually(lambda: in_unit(lambda: engine.has_registry))
+        await in_unit(Endpoint.objects.create, name="坏的", dialect="scripted", model="m", params=[1])
+        await asyncio.sleep(2.5)
+        seen = await in_unit(lambda: Worker.objects.get(pk=engine.worker_id).seen_at)
+        assert (await in_unit(database_now) - seen).total_seconds() < 2
+
+
+async def test_a_worker_whose_writer_fails_begins_anew(people: World) -> None:
+    chats = [await in_unit(new_chat, people.alice) for _ in range(2)]
+    claims = await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        before = engine.worker_id
+        started = await send(engine, claims, chats[0], "[[n=500 rate=50]]")
+        async with engine.attach(started.reply_id) as buffer:
+            buffer.add("\ud800")  # no provider gives this: no JSON can hold it
+            assert await buffer.wait_ended() is None
+        await eventually(is_born_again(engine, before))
+        _, status = await read_to_end(engine, (await send(engine, claims, chats[1], "[[n=3]]")).reply_id)
+    assert status == "complete"
