@@ -108,6 +108,7 @@ class Engine:
         self._writer: Writer | None = None
         self._ready = asyncio.Event()
         self._beginning = 0
+        self._doubtful_since = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self._healthy_since = 0.0
@@ -249,6 +250,8 @@ class Engine:
             await self._in_unit(registry.refresh_if, pulse.registry_revision)
             if (snapshot := registry.loaded()) is not None:
                 self._pool.forget_missing(snapshot)
+        if self._doubtful_since:
+            self._spawn(self._seal_abandoned())
         if self.may_judge:
             for stale in pulse.stale_workers:
                 self._spawn(self._sweep(stale))
@@ -312,11 +315,20 @@ class Engine:
         snapshot = registry.loaded()
         return -1 if snapshot is None else snapshot.revision
 
+    async def _seal_abandoned(self) -> None:
+        """Seal replies that say they are ours and have no task; say nothing while one is just being accepted."""
+        asked = time.monotonic()
+        has_looked = await self._in_unit(
+            sweeper.seal_abandoned, self.worker_id, lambda: None if self._beginning else list(self._runs)
+        )
+        if has_looked and asked - self._doubtful_since > sweeper.ABANDONED_SECONDS:
+            self._doubtful_since = 0.0
+
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             if self._ready.is_set():
-                await self._in_unit(sweeper.seal_abandoned, self.worker_id, list(self._runs))
+                await self._seal_abandoned()
                 await self._in_unit(sweeper.keep_house)
 
     async def _listen(self, worker: int) -> None:
@@ -437,6 +449,10 @@ class Engine:
                 await self.sweep_if_due(gone.worker_id)
                 await asyncio.sleep(0 if self.may_judge else 0.5)
                 continue
+            except (DjangoDatabaseError, *DatabaseAway):
+                # If it was the answer to our COMMIT that was lost, there is a reply now that nobody runs.
+                self._doubtful_since = time.monotonic()
+                raise
             if started.is_new:
                 self._launch(started, worker, request_id)
             return started

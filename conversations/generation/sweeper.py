@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -20,6 +20,8 @@ from conversations.models.conversations import PREVIEW_CHARS
 
 log = logging.getLogger(__name__)
 
+ABANDONED_SECONDS = 5.0
+"""A reply without a task is left alone for as long: its acceptance may be on its way."""
 DELETED_KEEP_DAYS = 30
 """A conversation that its member deleted is hidden at once, and erased for good after this."""
 
@@ -90,15 +92,22 @@ def sweep_orphans(*, lease_seconds: float) -> int:
     return sum(sweep_worker(owner, lease_seconds=lease_seconds) for owner in owners)
 
 
-def seal_abandoned(worker_id: int, running: Iterable[int]) -> int:
-    """Seal replies that say they are ours and are not: begun, and lost before their task was made."""
+def seal_abandoned(worker_id: int, running: Callable[[], list[int] | None]) -> bool:
+    """Seal replies that say they are ours and are not: begun, and lost before their task was made.
+
+    `running` gives those that have a task, None when it cannot be said; then nothing is done, and the answer
+    is False. It is asked at the last moment, so that a reply made since is too young to be taken for abandoned.
+    """
+    known = running()
+    if known is None:
+        return False
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             "SELECT 1 FROM conversations_worker WHERE id = %s AND NOT is_dead FOR KEY SHARE", [worker_id]
         )
-        if cursor.fetchone() is None:
-            return 0
-        return _seal_replies(cursor, worker_id, keep=list(running), older_than_seconds=30)
+        if cursor.fetchone() is not None:
+            _seal_replies(cursor, worker_id, keep=known, older_than_seconds=ABANDONED_SECONDS)
+    return True
 
 
 def keep_house() -> None:

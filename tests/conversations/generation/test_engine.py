@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.db import OperationalError
 
 from conversations.db import database_now
 from conversations.errors import Conflict, Invalid, NotAllowed
@@ -398,4 +399,24 @@ async def test_a_worker_whose_writer_fails_begins_anew(people: World) -> None:
             assert await buffer.wait_ended() is None
         await eventually(is_born_again(engine, before))
         _, status = await read_to_end(engine, (await send(engine, claims, chats[1], "[[n=3]]")).reply_id)
+    assert status == "complete"
+
+
+async def test_a_reply_whose_acceptance_was_never_heard_of_is_sealed_in_seconds(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    begun: list[Started] = []
+
+    def start_unheard(*args: Any, **kwargs: Any) -> Started:
+        begun.append(actions.start_reply(*args, **kwargs))
+        raise OperationalError("the answer to COMMIT was lost")
+
+    async with running_engines() as [engine]:
+        with pytest.raises(OperationalError):
+            await engine.accept(start_unheard, claims, Send(chat.pk, "在吗"))
+
+        async def is_sealed() -> bool:
+            return bool((await in_unit(stored, begun[0].reply_id)).status == "interrupted")
+
+        await eventually(is_sealed, seconds=9)
+        _, status = await read_to_end(engine, (await send(engine, claims, chat, "再来 [[n=1]]")).reply_id)
     assert status == "complete"
