@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.lib.report import append_result
 from benchmarks.relay_baselines import report
 from benchmarks.relay_baselines.contestants import BareRelay, Contestant, FastApi, LiteLlm, Nginx
 from benchmarks.relay_baselines.processes import Tree
@@ -117,7 +118,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="2 short rounds; no search for the limits")
     parser.add_argument("--baselines", action="store_true", help="leave the product out")
     parser.add_argument("--only", help="only servers whose name contains this")
-    parser.add_argument("--write", action="store_true", help="also write benchmarks/RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="also append to benchmarks/RESULTS.md")
     given = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="relay-"))
     work.chmod(0o755)  # the embedded PostgreSQL runs under another account when root starts it
@@ -150,7 +151,7 @@ def main() -> int:
     table = report.table(run.found)
     print(table)
     if given.write:
-        Path(__file__).with_name("RESULTS.md").write_text(table + "\n")
+        append_result(table)
     return 1 if run.found.faults else 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import connection
 
 from chatsite import env, postgres
 
@@ -22,6 +23,44 @@ def check_environment(app_configs: Sequence[AppConfig] | None, **kwargs: object)
         )
         for problem in env.problems
     ]
+
+
+OLDEST_POSTGRES = 15
+
+
+@register(Tags.database)
+def check_server(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: object
+) -> list[CheckMessage]:
+    """Return what is wrong with the server or our role in it (chatsite.E002, chatsite.W002).
+
+    Asked only when a command names databases, as `serve` and `migrate` do: plain `check` needs no server.
+    """
+    if "default" not in (databases or ()):
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+        (is_mighty,) = cursor.fetchone()
+        cursor.execute("SHOW server_version_num")
+        version = int(cursor.fetchone()[0]) // 10_000
+    found: list[CheckMessage] = []
+    if version < OLDEST_POSTGRES:
+        found.append(
+            Error(
+                f"PostgreSQL {version} is too old.",
+                hint=f"Use {OLDEST_POSTGRES} or newer, or unset DATABASE_URL for the embedded server.",
+                id="chatsite.E002",
+            )
+        )
+    if is_mighty:
+        found.append(
+            Warning(
+                "The database role is a superuser or may bypass row-level security.",
+                hint="Give DATABASE_URL a plain role: for this one the last lock between tenants is open.",
+                id="chatsite.W002",
+            )
+        )
+    return found
 
 
 @register(Tags.database)

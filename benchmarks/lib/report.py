@@ -71,10 +71,15 @@ class Report:
         failed = "; ".join(f"{count} x {claim}" for claim, count in self.failures.items())
         line = f"- {time.strftime('%Y-%m-%d', time.gmtime())}, {MACHINE}, `{command.strip()}`: **{verdict}**, "
         line += f"{self.checks} checks in {seconds:.0f} s. {figures}." + (f" Failed: {failed}." if failed else "")
-        if not RESULTS.exists():
-            RESULTS.write_text("# Results\n\nEvery line comes from one real run of the command it names.\n\n")
-        with RESULTS.open("a") as results:
-            results.write(line + "\n")
+        append_result(line)
+
+
+def append_result(text: str) -> None:
+    """Add a result to RESULTS.md; what others found stays."""
+    if not RESULTS.exists():
+        RESULTS.write_text("# Results\n\nEverything here comes from one real run of the command it names.\n\n")
+    with RESULTS.open("a") as results:
+        results.write(text.rstrip("\n") + "\n")
 
 
 def parser(description: str | None, *, seed: int = 20261120) -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -31,12 +32,14 @@ def register_readiness(name: str, check: Callable[[], str | None]) -> None:
     READINESS[name] = check
 
 
+@csrf_exempt
 @require_safe
 def livez(request: HttpRequest) -> HttpResponse:
     """Return 200 while the process answers at all; asks no database."""
     return JsonResponse({"status": "ok"}, headers=NO_STORE)
 
 
+@csrf_exempt
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
     """Return 200 when requests can be served, else 503; `checks` says what is not well."""
@@ -50,6 +53,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
     )
 
 
+@csrf_exempt
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """Return what this server counts, of all its processes; for loopback or the bearer of METRICS_TOKEN."""

@@ -66,8 +66,17 @@ class Request:
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         self.path: Mapping[str, str] = scope.get("url_route", {}).get("kwargs", {})
+        self._claims: Claims | None = None
         self.id: str = scope.get("chat.request_id", "")
         self.language = language_of(self.headers.get("accept-language"))
+
+    async def refuse_strangers(self) -> None:
+        """Raise what a caller deserves who may not chat at all, before they learn what was wrong with the rest.
+
+        Only asked when something was: the good path finds out in its own transaction.
+        """
+        if self._claims is not None:
+            await db.unit(_check_member, self._claims)
 
     async def claims(self) -> Claims:
         """Return who calls: by bearer token, or by a single-use ticket in the query, which only reads.
@@ -76,8 +85,10 @@ class Request:
         """
         has_ticket = self.scope["method"] == "GET" and "ticket" in self.query
         if has_ticket and "authorization" not in self.headers:
-            return await db.unit(redeem_ticket, self.query["ticket"][-1])
-        return claims_from_headers(self.scope["headers"])
+            self._claims = await db.unit(redeem_ticket, self.query["ticket"][-1])
+        else:
+            self._claims = claims_from_headers(self.scope["headers"])
+        return self._claims
 
     def json(self) -> dict[str, Any]:
         """Return the body, an object; an empty body is an empty object.
@@ -149,8 +160,13 @@ class Endpoint:
             allowed = ", ".join(sorted(self._handlers)).encode()
             await send_problem(scope, send, ChatError("method_not_allowed"), (b"allow", allowed))
             return
+        request = Request(scope, receive, send)
         try:
-            await handler(Request(scope, receive, send))
+            try:
+                await handler(request)
+            except (BadRequest, Invalid):
+                await request.refuse_strangers()
+                raise
         except ChatError as error:
             await send_problem(scope, send, error)
         except (DatabaseError, PoolTimeout) as error:

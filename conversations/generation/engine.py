@@ -220,7 +220,7 @@ class Engine:
                     await self._pulse()
                     self._watch_clocks()
                 except Exception as error:
-                    # Whatever it was: without a next beat this worker is dead in a few seconds, and all its replies.
+                    # Whatever it was: without a next beat this worker is dead in seconds, and all its replies.
                     log.exception("beat_failed", exc_info=error, extra={"worker": self.worker_id})
             metrics.LIVE_REPLIES.set(len(self._runs))
             await asyncio.sleep(max(0.05, HEARTBEAT_SECONDS - (time.monotonic() - began)))
@@ -525,14 +525,19 @@ class Engine:
         """Ask one endpoint; tell its breaker, the trace and the attempt what came of it."""
         breaker = self._pool.breaker(endpoint)
         breaker.begin()
+        metrics.PROMPT_CHARS.observe(request.prompt_chars)
+        code = "interrupted"
         try:
             ending = await self._read(run, endpoint, request)
+            code = ending.error_code or "ok"
         except ProviderError as error:
+            code = error.code
             breaker.failed(error)
             run.attempt.error = error
             self._log_end_of_attempt(run, error)
             raise
         finally:
+            metrics.PROVIDER_CALLS.labels(code).inc()
             breaker.end()
         breaker.succeeded()
         return ending

@@ -4,6 +4,12 @@ from prometheus_client import Counter, Gauge, Histogram
 
 REPLIES_STARTED = Counter("chat_replies_started", "Replies accepted")
 REPLIES_ENDED = Counter("chat_replies_ended", "Replies sealed", ["status", "code"])
+PROVIDER_CALLS = Counter(
+    "chat_provider_calls", "Calls to endpoints that are over, by our code of their end", ["code"]
+)
+PROMPT_CHARS = Histogram(
+    "chat_prompt_chars", "Code points of the prompts sent", buckets=(100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+)
 FAILOVERS = Counter("chat_failovers", "Attempts given up for the next endpoint")
 CHARS = Counter("chat_reply_chars", "Code points of replies sealed")
 FIRST_TOKEN_SECONDS = Histogram(

@@ -430,3 +430,10 @@ def test_no_key_and_no_content_reaches_the_log(alice: Person, server: Server) ->
     assert "reply_ended" in log
     assert "绝密内容标记" not in log
     assert "sk-canary" not in log
+
+
+def test_who_may_not_chat_is_told_that_first(alice: Person, meet: Callable[..., Person]) -> None:
+    dave = meet("dave")
+    for content in ("", "长" * 40_000, 5):
+        answer = dave.call("POST", "stream", json={"chatId": 1, "content": content})
+        assert (answer.status_code, answer.json()["code"]) == (403, "not_approved")

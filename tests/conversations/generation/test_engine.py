@@ -18,7 +18,6 @@ from conversations.generation.actions import Send, Started
 from conversations.generation.engine import Engine
 from conversations.generation.store import conninfo
 from conversations.models import Generation, Message, ReplyChunk, Site, Worker, WorkerLog
-from conversations.models import Generation, Message, ReplyChunk, Worker, WorkerLog
 from providers.models import Endpoint
 from tests.conversations.generation.conftest import claims_of, eventually, in_unit, new_chat, running_engines, send
 from tests.world import World
@@ -92,9 +91,9 @@ async def test_a_mirror_survives_folds_of_the_owners_log(people: World, settings
     settings.ENGINE_FOLD_SECONDS = 0.2  # type: ignore[attr-defined]
     chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
     async with running_engines(2) as [owner, other]:
-        started = await send(owner, claims, chat, "[[n=120 rate=80]]")
-        await asyncio.sleep(0.7)
-        assert await in_unit(ReplyChunk.across_sites.filter(message_id=started.reply_id).exists)
+        started = await send(owner, claims, chat, "[[n=240 rate=80]]")
+        of_reply = ReplyChunk.across_sites.filter(message_id=started.reply_id)
+        assert await eventually(lambda: in_unit(of_reply.exists))
         there, status = await read_to_end(other, started.reply_id)
 
         async def is_forgotten() -> bool:
