@@ -18,7 +18,6 @@ from urllib.parse import parse_qs
 
 from django.conf import settings
 from django.db import Error as DatabaseError
-from psycopg_pool import PoolTimeout
 
 from conversations import db, events
 from conversations.api.edge import Receive, Scope, Send, send_problem
@@ -39,6 +38,7 @@ from conversations.generation import actions, metrics
 from conversations.generation.actions import Started
 from conversations.generation.buffer import Ending, ReplyBuffer
 from conversations.generation.engine import engine
+from conversations.generation.store import DatabaseAway
 from conversations.history.idempotency import clean_key, hash_body
 from conversations.tenancy.access import access_message
 from conversations.tenancy.resolve import approved_member_for, claims_from_headers, redeem_ticket
@@ -169,7 +169,7 @@ class Endpoint:
                 raise
         except ChatError as error:
             await send_problem(scope, send, error)
-        except (DatabaseError, PoolTimeout) as error:
+        except (DatabaseError, *DatabaseAway) as error:
             log.warning("database_away", extra={"error": type(error).__name__, "path": scope["path"]})
             await send_problem(scope, send, Unavailable(retry_after_seconds=2))
 
