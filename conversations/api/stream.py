@@ -222,7 +222,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         listener = loop.create_task(self._listen())
-        self._timer = loop.call_later(settings.STREAM_HEARTBEAT_SECONDS, self._on_timer)
+        self._timer = loop.call_later(settings.STREAM_HEARTBEAT_SECONDS / 2, self._on_timer)
         metrics.SUBSCRIBERS.inc()
         try:
             if opening:
@@ -249,7 +249,7 @@ class Relay:
                 self._waiter = buffer.changed()
                 await self._waiter
                 self._waiter = None
-                if time.monotonic() - self._last_sent >= settings.STREAM_HEARTBEAT_SECONDS:
+                if time.monotonic() - self._last_sent >= settings.STREAM_HEARTBEAT_SECONDS / 2:
                     await self._send(events.HEARTBEAT)
 
     def _next_frames(self) -> bytes:
@@ -295,8 +295,10 @@ class Relay:
             self._waiter.set_result(None)
 
     def _on_timer(self) -> None:
-        """Once per heartbeat: let a silent stream say something, and let a client go that does not read."""
-        self._timer = asyncio.get_running_loop().call_later(settings.STREAM_HEARTBEAT_SECONDS, self._on_timer)
+        """Twice per heartbeat, so that no silence is longer than one: let a silent stream say something, and let a client go that does not read."""
+        self._timer = asyncio.get_running_loop().call_later(
+            settings.STREAM_HEARTBEAT_SECONDS / 2, self._on_timer
+        )
         if not self._sending_since:
             self._wake()
             return

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from conversations.api.stream import Endpoint, Request
+from conversations.api.stream import Endpoint, Relay, Request, Wish
+from conversations.events import Position
+from conversations.generation.buffer import Ending, ReplyBuffer
 
 
 def call(endpoint: Endpoint) -> list[dict[str, Any]]:
@@ -35,3 +38,28 @@ def test_a_database_that_went_away_is_503_from_either_door(error: Exception) -> 
     start, _ = call(Endpoint(GET=fail))
     assert start["status"] == 503
     assert dict(start["headers"])[b"retry-after"] == b"2"
+
+
+def test_no_silence_is_longer_than_a_heartbeat(settings: Any) -> None:
+    settings.STREAM_HEARTBEAT_SECONDS = 1.0
+    moments: list[float] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        moments.append(time.monotonic())
+
+    async def say_little() -> None:
+        buffer = ReplyBuffer(1, site_id=1, created_at="")
+        request = Request({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+        relaying = asyncio.create_task(Relay(request, buffer, Position(1), Wish()).run(b": ok\n\n"))
+        await asyncio.sleep(0.3)
+        buffer.apply(0, "好")
+        await asyncio.sleep(2)
+        buffer.end(Ending("complete"))
+        await relaying
+
+    asyncio.run(say_little())
+    assert max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False)) < 1.3
