@@ -150,6 +150,7 @@ class Engine:
         await self._incarnate()
         await self._inherit_health()
         self._spawn(self._beat())
+        self._spawn(self._keep_clocks())
         self._spawn(self._keep_house())
 
     async def _inherit_health(self) -> None:
@@ -218,11 +219,9 @@ class Engine:
             if self._ready.is_set():
                 try:
                     await self._pulse()
-                    self._watch_clocks()
                 except Exception as error:
                     # Whatever it was: without a next beat this worker is dead in seconds, and all its replies.
                     log.exception("beat_failed", exc_info=error, extra={"worker": self.worker_id})
-            metrics.LIVE_REPLIES.set(len(self._runs))
             await asyncio.sleep(max(0.05, HEARTBEAT_SECONDS - (time.monotonic() - began)))
 
     async def _pulse(self) -> None:
@@ -257,6 +256,14 @@ class Engine:
                 self._spawn(self._sweep(stale))
             if pulse.has_orphans:
                 self._spawn(self._in_unit(sweeper.sweep_orphans, lease_seconds=settings.LEASE_SECONDS))
+
+    async def _keep_clocks(self) -> None:
+        """Look at the clocks every second; apart from the heartbeat, which waits for the database."""
+        while True:
+            if self._ready.is_set():
+                self._watch_clocks()
+            metrics.LIVE_REPLIES.set(len(self._runs))
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _watch_clocks(self) -> None:
         """End upstreams when the database has been away for too long, and tell how far the others are."""

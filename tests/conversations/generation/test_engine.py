@@ -419,3 +419,24 @@ async def test_a_reply_whose_acceptance_was_never_heard_of_is_sealed_in_seconds(
         await eventually(is_sealed, seconds=9)
         _, status = await read_to_end(engine, (await send(engine, claims, chat, "再来 [[n=1]]")).reply_id)
     assert status == "complete"
+
+
+async def test_upstream_is_given_up_when_the_database_hangs_for_longer_than_its_grace(
+    people: World, settings: object
+) -> None:
+    settings.ENGINE_DATABASE_GRACE_SECONDS = 1  # type: ignore[attr-defined]
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine], await psycopg.AsyncConnection.connect(conninfo()) as hanging:
+        started = await send(engine, claims, chat, "[[n=5000 rate=100]]")
+        run = engine._runs[started.reply_id]
+        lock = "SELECT 1 FROM conversations_worker WHERE id = %s FOR UPDATE"
+        await hanging.execute(lock, [engine.worker_id])
+
+        async def is_given_up() -> bool:
+            return run.interruption == "database"
+
+        await eventually(is_given_up, seconds=4)
+        await hanging.rollback()
+        text, status = await read_to_end(engine, started.reply_id)
+        reply = await in_unit(stored, started.reply_id)
+    assert (status, reply.content) == ("interrupted", text)
