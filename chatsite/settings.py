@@ -112,6 +112,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env_bool("COOKIES_SECURE", False)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 REQUEST_BODY_MAX_BYTES = 1024 * 1024
+REQUEST_READ_SECONDS = env_float("REQUEST_READ_SECONDS", 60, least=0.1, most=3600)
 
 # --- PostgreSQL --------------------------------------------------------------------------------------
 DATABASE_URL = env_str("DATABASE_URL")

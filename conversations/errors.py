@@ -75,7 +75,10 @@ CODES: Mapping[str, ErrorText] = {
     ),
     "generating": ErrorText(409, "Conflict", "上一条回复仍在生成中。", "A reply is still under way in this chat."),
     "already_finished": ErrorText(409, "Conflict", "这条回复已经结束。", "This reply has already finished."),
-    # 413, 415, 422, 429
+    # 408, 413, 415, 422, 429, 431
+    "request_timeout": ErrorText(
+        408, "Request timeout", "请求内容传输过慢。", "The request did not arrive in time."
+    ),
     "body_too_large": ErrorText(413, "Too large", "请求内容超过 1 MiB。", "The body is larger than 1 MiB."),
     "unsupported_media_type": ErrorText(
         415, "Unsupported media type", "请求内容须为 application/json。", "The body must be application/json."
@@ -95,6 +98,7 @@ CODES: Mapping[str, ErrorText] = {
     "throttled": ErrorText(
         429, "Too many requests", "操作过于频繁，请稍后再试。", "Too many requests. Please try again later."
     ),
+    "head_too_large": ErrorText(431, "Too large", "请求头过大。", "The request's head is larger than 64 KiB."),
     # 500, 502, 503: also the codes of a reply that failed
     "internal": ErrorText(
         500, "Internal error", "服务器出错了，请稍后再试。", "Something went wrong on the server."

@@ -6,6 +6,7 @@ once, up to the limit, and handed on whole with its length.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -56,7 +57,7 @@ class Edge:
         headers = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
         headers.append((b"x-request-id", request_id.encode()))
         try:
-            body = await _read_body(receive, _limit(scope["path"]))
+            body = await _body_in_time(receive, _limit(scope["path"]))
             headers = [pair for pair in headers if pair[0] not in {b"content-length", b"transfer-encoding"}]
             if body or scope["method"] not in {"GET", "HEAD"}:
                 headers.append((b"content-length", str(len(body)).encode()))
@@ -102,6 +103,18 @@ def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
 def _limit(path: str) -> int:
     """Return how many bytes a body may have; the admin takes files, its own settings bound them."""
     return settings.REQUEST_BODY_MAX_BYTES if not path.startswith("/admin/") else 32 * 1024 * 1024
+
+
+async def _body_in_time(receive: Receive, most: int) -> bytes:
+    """Return the whole body.
+
+    Raises: ChatError request_timeout, body_too_large.
+    """
+    try:
+        async with asyncio.timeout(settings.REQUEST_READ_SECONDS):
+            return await _read_body(receive, most)
+    except TimeoutError as error:
+        raise ChatError("request_timeout") from error
 
 
 async def _read_body(receive: Receive, most: int) -> bytes:

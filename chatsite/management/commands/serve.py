@@ -28,6 +28,7 @@ from django.core.management.base import BaseCommand, CommandError
 from prometheus_client import multiprocess
 
 from chatsite import postgres
+from chatsite.protocol import BoundedProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -318,7 +319,7 @@ def run_worker(listening: socket.socket, parent: socket.socket) -> int:
     config = uvicorn.Config(
         "chatsite.asgi:application",
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         lifespan="on",
         log_config=None,
         access_log=False,
