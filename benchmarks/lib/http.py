@@ -102,6 +102,12 @@ class Answer:
         except ValueError:
             return None
 
+    @property
+    def code(self) -> str:
+        """The stable word of a problem+json answer, or an empty string."""
+        value = self.json()
+        return str(value.get("code", "")) if isinstance(value, dict) else ""
+
 
 def request_bytes(method: str, path: str, headers: dict[str, str], body: bytes | None) -> bytes:
     """Return the request as it goes on the wire."""
