@@ -295,10 +295,8 @@ class Relay:
             self._waiter.set_result(None)
 
     def _on_timer(self) -> None:
-        """Twice per heartbeat, so that no silence is longer than one: let a silent stream say something, and let a client go that does not read."""
-        self._timer = asyncio.get_running_loop().call_later(
-            settings.STREAM_HEARTBEAT_SECONDS / 2, self._on_timer
-        )
+        """Twice per heartbeat, so that no silence is longer: let a silent stream speak, drop who does not read."""
+        self._timer = asyncio.get_running_loop().call_later(settings.STREAM_HEARTBEAT_SECONDS / 2, self._on_timer)
         if not self._sending_since:
             self._wake()
             return
