@@ -15,6 +15,7 @@ from providers.types import ChatMessage, Role
 
 MESSAGE_TOKENS = 4
 """What one message costs beside its text: role and separators, as OpenAI's models count."""
+SPARE_ROWS = 8
 USABLE = ("complete", "truncated", "stopped", "interrupted")
 
 
@@ -37,7 +38,7 @@ def build_prompt(
     context_cleared_at: datetime | None = None,
     max_tokens: int | None = None,
 ) -> tuple[ChatMessage, ...]:
-    """Return the prompt that ends with the question, oldest message first. One query.
+    """Return the prompt that ends with the question, oldest message first. One query, nearly always.
 
     Failed, running and empty replies are left out; of several versions of an answer the newest usable one
     counts. The window is a number of messages (a setting of the site, the question included) and a number
@@ -46,11 +47,18 @@ def build_prompt(
     budget = settings.PROMPT_MAX_TOKENS if max_tokens is None else max_tokens
     system = setting_of(site_settings, "system_prompt")
     limit = max(1, setting_of(site_settings, "history_messages"))
-    rows = _read_window(site_id, chat_id, question_id, limit, context_cleared_at)
+    # A few rows more than asked for, since earlier versions of answers are among them; many when they fill it.
+    window = limit + SPARE_ROWS
+    while True:
+        rows = _read_window(site_id, chat_id, question_id, window, context_cleared_at)
+        chosen = in_order(rows, question_id=question_id, limit=limit)
+        if len(chosen) == limit or len(rows) < window:
+            break
+        window *= 4
     prompt: list[ChatMessage] = []
     if system:
         budget -= estimate_tokens(system) + MESSAGE_TOKENS
-    for row in reversed(in_order(rows, question_id=question_id, limit=limit)):
+    for row in reversed(chosen):
         budget -= estimate_tokens(row.content) + MESSAGE_TOKENS
         if budget < 0 and prompt:
             break
@@ -89,8 +97,7 @@ def _read_window(
 ) -> list[WindowRow]:
     """Return the newest usable rows up to the question, and later answers to earlier questions.
 
-    ORDER BY id DESC LIMIT n: 0.5 ms whatever the length of the conversation (DESIGN 6). A few rows more are
-    read than asked for, since earlier versions of answers are among them.
+    ORDER BY id DESC LIMIT n: 0.5 ms whatever the length of the conversation (DESIGN 6).
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -100,7 +107,7 @@ def _read_window(
             "   AND (id <= %s OR (role = 'assistant' AND reply_to_id < %s))"
             "   AND created_at > coalesce(%s, '-infinity'::timestamptz)"
             " ORDER BY id DESC LIMIT %s",
-            [site_id, chat_id, list(USABLE), question_id, question_id, context_cleared_at, limit + 8],
+            [site_id, chat_id, list(USABLE), question_id, question_id, context_cleared_at, limit],
         )
         rows = [WindowRow(*row) for row in cursor.fetchall()]
     if all(row.id != question_id for row in rows):

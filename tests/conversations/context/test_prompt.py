@@ -117,3 +117,13 @@ def test_tokens_are_estimated_for_chinese_and_english() -> None:
         1,
         3,
     )
+
+
+def test_an_answer_made_again_and_again_does_not_push_the_conversation_out(world: World) -> None:
+    chat = make_conversation(world.alice)
+    make_exchange(chat, "一", "二")
+    asked, _ = make_exchange(chat, "三", "四之1")
+    for version in range(2, 41):
+        make_message(chat, f"四之{version}", role="assistant", reply_to=asked, version=version)
+    question = make_message(chat, "五")
+    assert [content for _, content in prompt(chat, question)] == ["一", "二", "三", "四之40", "五"]
