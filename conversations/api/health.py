@@ -21,6 +21,7 @@ from providers import registry
 
 NO_STORE = {"Cache-Control": "no-store"}
 
+PROXY_HEADERS = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Forwarded-Proto", "X-Forwarded-Host", "Via")
 READINESS: dict[str, Callable[[], str | None]] = {}
 """Name → a function that returns None when all is well, else one word on what is not."""
 
@@ -71,7 +72,7 @@ def _may_read_metrics(request: HttpRequest) -> bool:
     if settings.METRICS_TOKEN and scheme.lower() == "bearer":
         # As bytes: compare_digest refuses text beyond ASCII.
         return secrets.compare_digest(given.strip().encode(), settings.METRICS_TOKEN.encode())
-    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+    if any(name in request.headers for name in PROXY_HEADERS):
         return False  # a proxy beside us: the peer is not who asks
     try:
         return ipaddress.ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
