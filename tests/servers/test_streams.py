@@ -422,6 +422,22 @@ def test_a_ticket_opens_one_stream(alice: Person, server: Server) -> None:
     assert (used.status_code, used.json()["code"]) == (401, "ticket_invalid")
 
 
+def test_a_refused_send_is_no_defect_of_ours(alice: Person, server: Server) -> None:
+    for answer in [alice.call("POST", "stream", json={"chatId": 99_999_999, "content": "没有"}) for _ in range(3)]:
+        assert answer.status_code == 403
+    assert "engine_task_failed" not in server.log.read_text(errors="replace")
+
+
+def test_a_websocket_is_refused_and_no_failure(alice: Person) -> None:
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    assert alice.client.get("/api/xcx/chat/stream", headers=upgrade).status_code == 403
+
+
 def test_no_key_and_no_content_reaches_the_log(alice: Person, server: Server) -> None:
     chat = alice.new_chat()
     alice.say(chat, "绝密内容标记 [[fault=error after=2]]")
