@@ -192,6 +192,7 @@ class Relay:
         "_buffer",
         "_content",
         "_has_hung_up",
+        "_is_silent",
         "_last_sent",
         "_reasoning",
         "_request",
@@ -211,6 +212,7 @@ class Relay:
         self._wish = wish
         self._with_reasoning = "reasoning" in wish.include
         self._has_hung_up = False
+        self._is_silent = False
         self._last_sent = 0.0
         self._sending_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
@@ -245,12 +247,12 @@ class Relay:
             elif buffer.is_lost:
                 await self._send(b"", is_last=True)
                 return
+            elif self._is_silent:
+                await self._send(events.HEARTBEAT)
             else:
                 self._waiter = buffer.changed()
                 await self._waiter
                 self._waiter = None
-                if time.monotonic() - self._last_sent >= settings.STREAM_HEARTBEAT_SECONDS / 2:
-                    await self._send(events.HEARTBEAT)
 
     def _next_frames(self) -> bytes:
         """Return the next stretch as one event, and move on."""
@@ -282,6 +284,7 @@ class Relay:
         await self._request.send({"type": "http.response.body", "body": body, "more_body": not is_last})
         self._last_sent = time.monotonic()
         self._sending_since = 0.0
+        self._is_silent = False
 
     async def _listen(self) -> None:
         """Notice that the client hangs up."""
@@ -295,10 +298,19 @@ class Relay:
             self._waiter.set_result(None)
 
     def _on_timer(self) -> None:
-        """Twice per heartbeat, so that no silence is longer: let a silent stream speak, drop who does not read."""
-        self._timer = asyncio.get_running_loop().call_later(settings.STREAM_HEARTBEAT_SECONDS / 2, self._on_timer)
-        if not self._sending_since:
+        """Once per heartbeat: let a silent stream say something, and let a client go that does not read.
+
+        The silence is counted from the last thing said: a timer that beats by itself would meet a stream that
+        spoke a moment after its last beat, and let it be silent for two.
+        """
+        interval = settings.STREAM_HEARTBEAT_SECONDS
+        silence = time.monotonic() - self._last_sent
+        self._is_silent = not self._sending_since and silence >= interval
+        rest = interval if self._sending_since or self._is_silent else interval - silence
+        self._timer = asyncio.get_running_loop().call_later(max(rest, 0.01), self._on_timer)
+        if self._is_silent:
             self._wake()
+        if not self._sending_since:
             return
         behind_bytes = 4 * (self._buffer.content.length - self._content)
         stalled = time.monotonic() - self._sending_since

@@ -172,10 +172,15 @@ def test_ascii_mode_needs_no_utf8_decoder(alice: Person) -> None:
 
 
 def test_a_silent_stream_has_heartbeats(alice: Person) -> None:
-    chat = alice.new_chat()
-    reading = alice.say(chat, "[[n=2 ttft=1400]]")
-    assert b": ping\n\n" in reading.body
-    assert reading.terminal is not None
+    body = {"chatId": alice.new_chat(), "content": "[[n=2 ttft=1400]]"}
+    began, arrivals = time.monotonic(), {}
+    with alice.client.stream("POST", "/api/xcx/chat/stream", json=body) as answer:
+        for chunk in answer.iter_raw():
+            for frame in chunk.split(b"\n\n"):
+                arrivals.setdefault(frame[:4], time.monotonic() - began)
+    assert arrivals[b": ok"] < 0.9 < arrivals[b": pi"] < 1.3 < arrivals[b"id: "], (
+        "one heartbeat after the last thing said, not when a token comes"
+    )
 
 
 def test_selftest_sends_ten_events_one_by_one(alice: Person) -> None:
