@@ -14,7 +14,7 @@ import time
 
 from benchmarks.lib import report as reports
 from benchmarks.lib.api import CHAT
-from benchmarks.lib.processes import cpu_seconds, open_files, status_value
+from benchmarks.lib.processes import cpu_seconds, idle_seconds, open_files, status_value
 from benchmarks.lib.product import ROOT, Product, Worker
 from benchmarks.lib.provider import directive
 from benchmarks.lib.sse import Piece, Reading
@@ -71,7 +71,8 @@ async def main(arguments: argparse.Namespace) -> int:
         chats = [await members[i % 3].create_chat(worker.address) for i in range(arguments.streams)]
         headers = await members[0].headers(worker.address)
         for name, values in (await probe(worker, headers, chats[0], seconds=3)).items():
-            report.figure(f"idle, {name}, ms, p50 / p95", shown(values))
+            if values:
+                report.figure(f"idle, {name}, ms, p50 / p95", shown(values))
         idle = (status_value(pid, "Threads"), product.database.connections(), status_value(pid, "VmRSS"))
         tokens = int(arguments.rate * (arguments.seconds + arguments.ramp + 15))
         report.say(f"opening {arguments.streams} streams of {tokens} tokens")
@@ -124,6 +125,7 @@ async def main(arguments: argparse.Namespace) -> int:
         live = await product.provider.open_streams()
         watched = {"server": pid, "provider": product.provider.pid, "readers": os.getpid()}
         cpu = {name: cpu_seconds(process) for name, process in watched.items()}
+        idle_before = idle_seconds()
         began = time.monotonic()
         sampling = asyncio.create_task(sample())
         found = await asyncio.gather(
@@ -131,6 +133,7 @@ async def main(arguments: argparse.Namespace) -> int:
         )
         await sampling
         busy_with = shares(time.monotonic() - began, cpu, {n: cpu_seconds(p) for n, p in watched.items()})
+        idle_cores = (idle_seconds() - idle_before) / (time.monotonic() - began)
         still = await product.provider.open_streams()
         rss = status_value(pid, "VmRSS")
         report.check(
@@ -138,6 +141,7 @@ async def main(arguments: argparse.Namespace) -> int:
         )
         report.figure("live streams before and after the probe", f"{live} and {still}")
         report.figure("of one core during the probe", busy_with)
+        report.figure("cores idle during the probe", f"{idle_cores:.1f} of {os.cpu_count()}")
         for name in found[0]:
             values = [ms for times in found for ms in times[name]]
             if name == "failed":
