@@ -135,7 +135,7 @@ def _database() -> dict[str, Any]:
 DATABASES = {"default": _database()}
 
 # --- The engine --------------------------------------------------------------------------------------
-LEASE_SECONDS = env_float("LEASE_SECONDS", 5, least=1, most=300)
+LEASE_SECONDS = env_float("LEASE_SECONDS", 5, least=2, most=300)
 DRAIN_SECONDS = env_float("DRAIN_SECONDS", 15, least=0, most=3600)
 REPLY_MAX_CHARS = env_int("REPLY_MAX_CHARS", 200_000, least=100, most=10_000_000)
 ENGINE_TICK_MS = env_float("ENGINE_TICK_MS", 15, least=1, most=1000)

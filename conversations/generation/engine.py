@@ -690,7 +690,7 @@ class Engine:
             "attempt": attempt.number,
             "endpoint": attempt.endpoint.id if attempt.endpoint else None,
             "endpoint_name": attempt.endpoint.name if attempt.endpoint else "",
-            "model": attempt.endpoint.model if attempt.endpoint else "",
+            "model": attempt.endpoint.model[:200] if attempt.endpoint else "",
             "prompt_messages": len(run.started.prompt),
             "prompt_chars": sum(len(message.content) for message in run.started.prompt),
             "called_ago": ago(attempt.called),

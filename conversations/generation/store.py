@@ -57,7 +57,9 @@ WITH me AS ({FENCE}),
                     part.reasoning_offset, part.reasoning
                FROM part JOIN live ON live.id = part.message_id, me
              ON CONFLICT (message_id, content_offset, reasoning_offset)
-                DO UPDATE SET content = excluded.content, reasoning = excluded.reasoning),
+                DO UPDATE SET content = excluded.content, reasoning = excluded.reasoning
+                WHERE length(excluded.content) >= length(conversations_reply_chunk.content)
+                  AND length(excluded.reasoning) >= length(conversations_reply_chunk.reasoning)),
      purge AS (DELETE FROM conversations_worker_log log USING me
                 WHERE log.worker_id = me.id AND log.sequence <= %(purge)s)
 UPDATE conversations_worker SET folded_sequence = greatest(folded_sequence, %(purge)s)
@@ -223,7 +225,7 @@ class Store:
             timeout=2,
             reconnect_timeout=1,
             max_idle=300,
-            kwargs={"autocommit": True, "connect_timeout": 5},
+            kwargs={"autocommit": True, "connect_timeout": 5, "prepare_threshold": prepare_threshold(5)},
             # One round trip more for what is not hot, so that a restart of the server is not felt.
             check=AsyncConnectionPool.check_connection,
         )
@@ -243,7 +245,7 @@ class Store:
     async def _writer_connection(self) -> Connection:
         if self._writer is None or self._writer.closed:
             self._writer = await psycopg.AsyncConnection.connect(
-                conninfo(), autocommit=True, connect_timeout=5, prepare_threshold=1
+                conninfo(), autocommit=True, connect_timeout=5, prepare_threshold=prepare_threshold(1)
             )
         return self._writer
 
@@ -400,6 +402,11 @@ class Store:
                     yield int(notice.payload)
         finally:
             await asyncio.shield(connection.close())
+
+
+def prepare_threshold(uses: int) -> int | None:
+    """Return after how many uses a statement is prepared; never behind a pooler that cannot LISTEN either."""
+    return uses if settings.DB_LISTEN else None
 
 
 def channel(worker: int) -> str:
