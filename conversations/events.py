@@ -53,6 +53,14 @@ def token_frame(event_id: str, event: str, text: str, *, ascii_only: bool = Fals
     return b'id: %b\nevent: %b\ndata: {"token":%b}\n\n' % (event_id.encode(), event.encode(), data)
 
 
+def content_frame(message_id: int, offset: int, text: str) -> bytes:
+    """Return what `token_frame` gives for content in UTF-8: the frame of nearly every token."""
+    data = orjson.dumps(text)
+    if b"\xe2\x80" in data:
+        data = to_json(text)
+    return b'id: %d-%d\nevent: message\ndata: {"token":%b}\n\n' % (message_id, offset, data)
+
+
 def frame(event: str, data: Any, *, event_id: str | None = None, ascii_only: bool = False) -> bytes:
     """Return one frame; LF only, data on one line."""
     head = b"id: %b\n" % event_id.encode() if event_id else b""

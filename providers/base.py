@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from providers.types import ChatRequest, StreamItem
+
+Tap = Callable[[str, str], bool]
+"""Takes text and reasoning as they arrive; returns whether more may come without a pause. Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,14 @@ class Clocks:
 class ChatProvider(Protocol):
     """A client for one endpoint. Stateless between calls; one instance serves many streams at once."""
 
-    def stream(self, request: ChatRequest) -> AsyncGenerator[StreamItem, None]:
+    def stream(self, request: ChatRequest, *, tap: Tap | None = None) -> AsyncGenerator[StreamItem, None]:
         """Yield Delta items as they arrive, then exactly one Finished; or raise a ProviderError.
 
         aclose(), or cancelling the task that iterates, closes the upstream socket at once. While the
         consumer does not pull, reading from the socket pauses. Deltas already yielded stay good when an
         error follows; a caller may try another endpoint only when none was yielded.
+
+        With a tap, a client that can hands it deltas as they arrive, without waking the task that iterates,
+        and goes back to yielding (first an empty Delta) when the tap returns False. Others only yield.
         """
         ...

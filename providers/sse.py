@@ -54,6 +54,13 @@ class EventDecoder:
         self._at_start = True
         self.failure: ReplyTooLong | None = None  # a line or event over the limit; what came before it counts
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the next byte begins a new event, with nothing held back."""
+        return not (
+            self._tail or self._data or self._name or self._skip_lf or self._at_start or self.failure is not None
+        )
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that this read completes; after a failure nothing more is read."""
         events: list[Event] = []

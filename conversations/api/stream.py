@@ -11,7 +11,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+import types
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
@@ -192,13 +193,15 @@ class Relay:
         "_buffer",
         "_content",
         "_has_hung_up",
-        "_is_silent",
+        "_is_heartbeat_due",
+        "_is_particular",
         "_last_sent",
         "_reasoning",
         "_request",
         "_sending_since",
         "_task",
         "_timer",
+        "_unfinished",
         "_waiter",
         "_wish",
         "_with_reasoning",
@@ -211,9 +214,11 @@ class Relay:
         self._reasoning = position.reasoning
         self._wish = wish
         self._with_reasoning = "reasoning" in wish.include
+        self._is_particular = self._with_reasoning or wish.ascii_only
         self._has_hung_up = False
-        self._is_silent = False
-        self._last_sent = 0.0
+        self._last_sent = time.monotonic()
+        self._is_heartbeat_due = False
+        self._unfinished: Awaitable[None] | None = None
         self._sending_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -224,7 +229,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         listener = loop.create_task(self._listen())
-        self._timer = loop.call_later(settings.STREAM_HEARTBEAT_SECONDS / 2, self._on_timer)
+        self._timer = loop.call_later(settings.STREAM_HEARTBEAT_SECONDS, self._on_timer)
         metrics.SUBSCRIBERS.inc()
         try:
             if opening:
@@ -238,8 +243,10 @@ class Relay:
     async def _relay(self) -> None:
         buffer = self._buffer
         while not self._has_hung_up:
-            frames = self._next_frames()
-            if frames:
+            if (unfinished := self._unfinished) is not None:
+                self._unfinished = None
+                await self._finish(unfinished)
+            elif frames := self._next_frames():
                 await self._send(frames)
             elif buffer.ending is not None:
                 await self._send(self._terminal(buffer.ending), is_last=True)
@@ -247,12 +254,45 @@ class Relay:
             elif buffer.is_lost:
                 await self._send(b"", is_last=True)
                 return
-            elif self._is_silent:
+            elif self._is_heartbeat_due:
                 await self._send(events.HEARTBEAT)
             else:
-                self._waiter = buffer.changed()
-                await self._waiter
-                self._waiter = None
+                self._waiter = asyncio.get_running_loop().create_future()
+                buffer.readers.append(self._on_more)
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+                    buffer.readers.remove(self._on_more)
+
+    def _on_more(self) -> None:
+        """Send what was just committed, right here when the server takes it at once; else wake our task.
+
+        Waking a task for every token costs more than making and sending its frame.
+        """
+        buffer, waiter = self._buffer, self._waiter
+        if waiter is None or waiter.done():
+            return
+        text = buffer.content.read(self._content)
+        is_ordinary = text and len(text) <= events.FRAME_MAX_CHARS and not self._is_particular
+        if not is_ordinary or buffer.ending is not None or buffer.is_lost or self._has_hung_up:
+            waiter.set_result(None)
+            return
+        self._content = buffer.content.length
+        body = events.content_frame(buffer.message_id, self._content, text)
+        self._last_sent = time.monotonic()
+        try:
+            steps = self._request.send({"type": "http.response.body", "body": body, "more_body": True}).__await__()
+            blocker = next(steps)
+        except StopIteration:
+            return
+        except Exception as error:
+            # It belongs to our task, not to the writer in whose commit we are.
+            self._unfinished = _raise(error)
+        else:
+            self._unfinished = _rest_of(steps, blocker)
+        self._sending_since = time.monotonic()
+        waiter.set_result(None)
 
     def _next_frames(self) -> bytes:
         """Return the next stretch as one event, and move on."""
@@ -280,11 +320,16 @@ class Relay:
         return events.frame(event, data, event_id=self._event_id(), ascii_only=self._wish.ascii_only)
 
     async def _send(self, body: bytes, *, is_last: bool = False) -> None:
+        await self._finish(
+            self._request.send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        )
+
+    async def _finish(self, sending: Awaitable[None]) -> None:
         self._sending_since = time.monotonic()
-        await self._request.send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        await sending
         self._last_sent = time.monotonic()
+        self._is_heartbeat_due = False
         self._sending_since = 0.0
-        self._is_silent = False
 
     async def _listen(self) -> None:
         """Notice that the client hangs up."""
@@ -298,18 +343,16 @@ class Relay:
             self._waiter.set_result(None)
 
     def _on_timer(self) -> None:
-        """Once per heartbeat: let a silent stream say something, and let a client go that does not read.
-
-        The silence is counted from the last thing said: a timer that beats by itself would meet a stream that
-        spoke a moment after its last beat, and let it be silent for two.
-        """
-        interval = settings.STREAM_HEARTBEAT_SECONDS
-        silence = time.monotonic() - self._last_sent
-        self._is_silent = not self._sending_since and silence >= interval
-        rest = interval if self._sending_since or self._is_silent else interval - silence
-        self._timer = asyncio.get_running_loop().call_later(max(rest, 0.01), self._on_timer)
-        if self._is_silent:
-            self._wake()
+        """Let a silent stream say something in time, and let a client go that does not read."""
+        wait_seconds = settings.STREAM_HEARTBEAT_SECONDS
+        if not self._sending_since:
+            rest = self._last_sent + wait_seconds - time.monotonic()
+            if rest > 0.01:
+                wait_seconds = rest
+            else:
+                self._is_heartbeat_due = True
+                self._wake()
+        self._timer = asyncio.get_running_loop().call_later(wait_seconds, self._on_timer)
         if not self._sending_since:
             return
         behind_bytes = 4 * (self._buffer.content.length - self._content)
@@ -320,6 +363,17 @@ class Relay:
             self._has_hung_up = True
             if self._task is not None:
                 self._task.cancel()
+
+
+@types.coroutine
+def _rest_of(steps: Any, blocker: Any) -> Generator[Any, None, None]:
+    """Go on with an awaitable that was begun outside a task, at what it waits for."""
+    yield blocker
+    yield from steps
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def done_data(buffer: ReplyBuffer, ending: Ending) -> dict[str, Any]:

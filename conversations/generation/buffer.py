@@ -87,6 +87,7 @@ class ReplyBuffer:
         "is_lost",
         "message_id",
         "on_fresh",
+        "readers",
         "reasoning",
         "site_id",
         "waiting_chars",
@@ -107,6 +108,8 @@ class ReplyBuffer:
         self.waiting_chars = 0
         """Code points that upstream has said and the log does not yet hold."""
         self.on_fresh: Callable[[ReplyBuffer], None] | None = None
+        self.readers: list[Callable[[], None]] = []
+        """Called after each commit, in the commit itself: they must be quick and must not raise."""
         self._fresh: list[str] = []
         self._fresh_reasoning: list[str] = []
         self._taken = ""
@@ -150,7 +153,8 @@ class ReplyBuffer:
             self.first_commit_at = time.monotonic()
         self.waiting_chars -= len(self._taken) + len(self._taken_reasoning)
         self.content.append(self._taken)
-        self.reasoning.append(self._taken_reasoning)
+        if self._taken_reasoning:
+            self.reasoning.append(self._taken_reasoning)
         self._taken = self._taken_reasoning = ""
         self.wake()
 
@@ -173,9 +177,12 @@ class ReplyBuffer:
         self.wake()
 
     def _join_fresh(self) -> tuple[str, str]:
-        text, reasoning = "".join(self._fresh), "".join(self._fresh_reasoning)
-        self._fresh.clear()
-        self._fresh_reasoning.clear()
+        fresh, reasoning = self._fresh, ""
+        text = fresh[0] if len(fresh) == 1 else "".join(fresh)
+        fresh.clear()
+        if self._fresh_reasoning:
+            reasoning = "".join(self._fresh_reasoning)
+            self._fresh_reasoning.clear()
         return text, reasoning
 
     def lose(self) -> None:
@@ -201,10 +208,15 @@ class ReplyBuffer:
     @property
     def is_followed(self) -> bool:
         """Whether anybody waits here right now."""
-        return bool(self._waiters)
+        return bool(self._waiters or self.readers)
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
+        if self.readers:
+            for reader in tuple(self.readers):
+                reader()
+        if not self._waiters:
+            return
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

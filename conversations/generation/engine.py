@@ -37,7 +37,7 @@ from providers import pool as pools
 from providers import registry
 from providers.errors import ProviderError
 from providers.registry import EndpointConfig
-from providers.types import ChatRequest, Delta, Finished, outcome_of
+from providers.types import ChatRequest, Finished, outcome_of
 
 log = logging.getLogger(__name__)
 
@@ -566,25 +566,35 @@ class Engine:
                 "prompt_chars": request.prompt_chars,
             },
         )
+        is_too_long = False
+
+        def take(text: str, reasoning: str) -> bool:
+            """Put one delta into the buffer; return whether more may come before the log has caught up."""
+            nonlocal is_too_long
+            attempt.last_token = time.monotonic()
+            if not attempt.first_token:
+                self._first_token(run)
+            before = run.chars
+            run.chars = before + len(text) + len(reasoning)
+            if run.chars > most_chars:
+                is_too_long = True
+                left = most_chars - before
+                reasoning = reasoning[:left]
+                text = text[: left - len(reasoning)]
+            buffer.add(text, reasoning)
+            return buffer.waiting_chars <= WAITING_MAX_CHARS and not is_too_long
+
         try:
-            async with aclosing(self._pool.provider_for(endpoint).stream(request)) as stream:
+            async with aclosing(self._pool.provider_for(endpoint).stream(request, tap=take)) as stream:
                 async for item in stream:
-                    if isinstance(item, Delta):
-                        attempt.last_token = time.monotonic()
-                        if not attempt.first_token:
-                            self._first_token(run)
-                        text, reasoning = item.text, item.reasoning
-                        left = most_chars - run.chars
-                        run.chars += len(text) + len(reasoning)
-                        if run.chars > most_chars:
-                            reasoning = reasoning[:left]
-                            buffer.add(text[: left - len(reasoning)], reasoning)
-                            return Ending("failed", error_code="reply_too_long")
-                        buffer.add(text, reasoning)
-                        if buffer.waiting_chars > WAITING_MAX_CHARS:
-                            await writer.room(buffer, WAITING_MAX_CHARS // 2)
-                    else:
+                    if isinstance(item, Finished):
                         attempt.finished = item
+                    elif item.text or item.reasoning:
+                        take(item.text, item.reasoning)
+                    if is_too_long:
+                        return Ending("failed", error_code="reply_too_long")
+                    if buffer.waiting_chars > WAITING_MAX_CHARS:
+                        await writer.room(buffer, WAITING_MAX_CHARS // 2)
         finally:
             attempt.closed = time.monotonic()
         finished = attempt.finished

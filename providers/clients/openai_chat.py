@@ -16,14 +16,14 @@ import httpx
 import orjson
 
 from providers import errors
-from providers.base import Clocks
+from providers.base import Clocks, Tap
 from providers.clients.failures import from_httpx, refusal, retry_after_seconds, vendor_error
 from providers.clients.openai_reducer import Reducer
 from providers.clients.watch import TotalTimeOut, Watch
 from providers.credentials import Secret
-from providers.http import READ, RELEASE, TRUSTED
+from providers.http import POUR, READ, RELEASE, TRUSTED
 from providers.sse import loads
-from providers.types import ChatRequest, StreamItem, storable
+from providers.types import ChatRequest, Delta, StreamItem, storable
 
 _ERROR_BODY_MAX_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 5.0
@@ -59,7 +59,7 @@ class OpenAIChatProvider:
         self._is_trusted_address = is_trusted_address
         self._client = client
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[StreamItem, None]:
+    async def stream(self, request: ChatRequest, *, tap: Tap | None = None) -> AsyncGenerator[StreamItem, None]:
         """Yield the reply as it comes, then Finished. See ChatProvider.stream."""
         reducer = Reducer(line_max_bytes=self._clocks.line_max_bytes)
         watch = Watch(self._clocks)
@@ -80,34 +80,63 @@ class OpenAIChatProvider:
                 raise await self._refusal(response, chunks, watch)
             inflate = self._check_head(response)
             read = response.extensions.get(READ) or _reader(chunks)
+            pour = response.extensions.get(POUR) if tap is not None and inflate is None else None
+            plain_text, payload = reducer.plain_text, watch.payload
             was_finishing = False
+
+            def note(before: int) -> None:
+                nonlocal was_finishing
+                if reducer.payloads != before:
+                    watch.payload()
+                    if reducer.finish_reason is not None and not was_finishing:
+                        was_finishing = True
+                        watch.finishing()
+
+            def sink(chunk: bytes) -> bool:
+                """Take in one read without waking this task, and say whether the next may come the same way."""
+                nonlocal broken
+                assert tap is not None
+                if (text := plain_text(chunk)) is not None:
+                    payload()
+                    return tap(text, "")
+                before = reducer.payloads
+                try:
+                    reducer.feed(chunk)
+                except errors.Broken as error:
+                    broken = error
+                note(before)
+                delta = reducer.take()
+                is_wanted = delta is None or tap(delta.text, delta.reasoning)
+                return is_wanted and broken is None and not reducer.is_over
+
             while not reducer.is_over:
+                if pour is not None:
+                    pour(sink)
                 watch.begin()
                 try:
                     chunk = await read()
                 except httpx.TransportError as error:
                     lost = error
                     break
-                if not chunk:
+                if chunk is None:
+                    delta: Delta | None = Delta("")  # what came went through the tap: let the consumer look
+                elif not chunk:
                     break
-                before = reducer.payloads
-                try:
-                    if inflate is None:
-                        reducer.feed(chunk)
-                    else:
-                        for piece in inflate(chunk):
-                            reducer.feed(piece)
-                            if reducer.is_over:
-                                break
-                            await asyncio.sleep(0)  # what inflates a thousandfold must not hold up the others
-                except errors.Broken as error:
-                    broken = error
-                if reducer.payloads != before:
-                    watch.payload()
-                    if reducer.finish_reason is not None and not was_finishing:
-                        was_finishing = True
-                        watch.finishing()
-                delta = reducer.take()
+                else:
+                    before = reducer.payloads
+                    try:
+                        if inflate is None:
+                            reducer.feed(chunk)
+                        else:
+                            for piece in inflate(chunk):
+                                reducer.feed(piece)
+                                if reducer.is_over:
+                                    break
+                                await asyncio.sleep(0)  # what inflates a thousandfold must not hold up the others
+                    except errors.Broken as error:
+                        broken = error
+                    note(before)
+                    delta = reducer.take()
                 if delta is not None:
                     watch.pause()
                     yield delta

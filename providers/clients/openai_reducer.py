@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from providers import errors
 from providers.sse import Event, EventDecoder, loads
 from providers.types import Delta, Finished, ToolCall, Usage, storable
@@ -32,6 +34,7 @@ class Reducer:
         "_decoder",
         "_has_text",
         "_held",
+        "_is_plain",
         "_limit",
         "_mode",
         "_tool_chars",
@@ -55,6 +58,7 @@ class Reducer:
         self._body_bytes = 0
         self._held = ""  # a high surrogate whose other half is in the next token
         self._has_text = False
+        self._is_plain = False  # nothing is held back: a read may be looked at by itself
         self._tools: dict[int, dict[str, Any]] = {}
         self._tool_chars = 0
         self._top_usage: Any = None
@@ -91,13 +95,56 @@ class Reducer:
             for index, call in sorted(self._tools.items())
         )
 
+    def plain_text(self, chunk: bytes) -> str | None:
+        """Return the text of a read that is one ordinary token and nothing else; None means: feed() and take().
+
+        Servers send most of a reply like this, an event of one line for each token. The answer is what feed()
+        and take() would give, for a third of the time.
+        """
+        if not self._is_plain:
+            self._is_plain = (
+                self._mode == "sse"
+                and self.request_id is not None
+                and not (self.is_over or self._held or self.texts or self.reasonings)
+                and self._decoder.is_between_events
+            )
+            if not self._is_plain:
+                return None
+        end = len(chunk) - 2
+        if chunk[:7] != b"data: {" or chunk.find(b"\n") != end or chunk[end + 1] != 10 or b"\r" in chunk:
+            return None
+        try:
+            value = orjson.loads(chunk[6:end])
+            (choice,) = value["choices"]
+            delta = choice["delta"]
+            text = delta["content"]
+            if (
+                type(text) is not str
+                or not text
+                or len(delta) != 1
+                or choice["finish_reason"] is not None
+                or choice["index"] != 0
+                or "usage" in choice
+                or "error" in value
+                or value.get("usage")
+                or "\0" in text
+                or end > self._limit
+            ):
+                return None
+        except (ValueError, KeyError, TypeError):
+            return None
+        self.payloads += 1
+        self._has_text = True
+        return text
+
     def feed(self, chunk: bytes) -> None:
         """Take in one read. Raises ReplyTooLong over the limits, MalformedReply for endless noise."""
+        self._is_plain = False
         if self._mode != "sse":
             chunk = self._sniff(chunk)
             if self._mode != "sse":
                 return
-        if self.is_over:
+        if self.done or self.error is not None:
             return
         for event in self._decoder.feed(chunk):
             self._event(event)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from providers import errors
+from providers.base import Tap
 from providers.types import ChatRequest, Delta, Finished, StreamItem, Usage, storable
 
 _DIRECTIVE = re.compile(r"\[\[((?:\s*[a-z]+=[^\s\]]+)+)\s*\]\]")
@@ -132,7 +133,7 @@ class ScriptedProvider:
         self._script = tuple(script) if script else None
         self._step_seconds = step_seconds
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[StreamItem, None]:
+    async def stream(self, request: ChatRequest, *, tap: Tap | None = None) -> AsyncGenerator[StreamItem, None]:
         """Yield what the script, the directive or the stand-in says, then Finished."""
         question = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
         if self._script is not None:

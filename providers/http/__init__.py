@@ -17,10 +17,11 @@ import httpx
 
 from providers.http.addresses import check_addresses, is_public, resolve
 from providers.http.fast import FastTransport
-from providers.http.policy import READ, RELEASE, TRUSTED, HttpPolicy
+from providers.http.policy import POUR, READ, RELEASE, TRUSTED, HttpPolicy
 from providers.http.stock import StockTransport
 
 __all__ = [
+    "POUR",
     "READ",
     "RELEASE",
     "TRUSTED",

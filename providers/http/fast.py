@@ -19,7 +19,17 @@ import httptools
 import httpx
 
 from providers.http.addresses import aresolve
-from providers.http.policy import IDLE_MAX, READ, RELEASE, TRUSTED, HttpPolicy, Origin, default_ssl_context, shares
+from providers.http.policy import (
+    IDLE_MAX,
+    POUR,
+    READ,
+    RELEASE,
+    TRUSTED,
+    HttpPolicy,
+    Origin,
+    default_ssl_context,
+    shares,
+)
 
 _HIGH_WATER_BYTES = 64 * 1024
 _HEAD_MAX_BYTES = 64 * 1024
@@ -57,6 +67,8 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
+        self._is_called_for = False
         self.on_complete: Callable[[], None] | None = None
 
     # asyncio.Protocol
@@ -89,7 +101,7 @@ class _Connection(asyncio.Protocol):
             self.is_paused = True
             self.transport.pause_reading()
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if waiter is not None and (self._sink is None or self.is_complete) and not waiter.done():
             waiter.set_result(None)
 
     def eof_received(self) -> bool:
@@ -127,6 +139,11 @@ class _Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self.is_complete:
             return
+        if self._sink is not None:
+            if not self._sink(body):
+                self._sink = None
+                self._is_called_for = True
+            return
         self._body.append(body)
         self._body_bytes += len(body)
 
@@ -156,9 +173,20 @@ class _Connection(asyncio.Protocol):
             finally:
                 self._waiter = None
 
-    async def read(self) -> bytes:
+    def pour(self, sink: Callable[[bytes], bool]) -> None:
+        """Hand what arrives to `sink` while read() waits, until it returns False; read() then returns None.
+
+        For slow streams, waking a task for each read costs more than understanding what came. The sink must
+        not raise. While unread bytes are left it is not used, so the order is kept.
+        """
+        self._sink = None if self._body else sink
+
+    async def read(self) -> bytes | None:
         """Return what has arrived since the last read, or wait for it; b"" is the end of the body."""
         while True:
+            if self._is_called_for:
+                self._is_called_for = False
+                return None
             body = self._body
             if body:
                 data = body[0] if len(body) == 1 else b"".join(body)
@@ -293,7 +321,12 @@ class FastTransport(httpx.AsyncBaseTransport):
             connection.status,
             headers=connection.headers,
             stream=body,
-            extensions={"http_version": b"HTTP/1.1", RELEASE: body.release, READ: connection.read},
+            extensions={
+                "http_version": b"HTTP/1.1",
+                RELEASE: body.release,
+                READ: connection.read,
+                POUR: connection.pour,
+            },
         )
 
     async def aclose(self) -> None:

@@ -12,6 +12,7 @@ import certifi
 # Extension keys of a request and of a response, next to httpx's own "timeout".
 TRUSTED = "providers.trusted_address"  # the operator wrote this address into the environment: no guard
 RELEASE = "providers.release"  # call it before aclose() when the reply is over, to keep the connection
+POUR = "providers.pour"  # hands the body to a function as it comes, while READ waits: spares a task's wake-up
 READ = "providers.read"  # the next bytes of the body, b"" at its end: spares two generators for each read
 
 IDLE_MAX = 256  # kept connections per origin

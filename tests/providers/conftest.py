@@ -55,20 +55,27 @@ class Answer:
         return "".join(delta.reasoning for delta in self.deltas)
 
 
-async def collect(provider: Any, question: str, **request: Any) -> Answer:
-    """Return everything that a provider streams for this question."""
+async def collect(provider: Any, question: str, *, is_tapped: bool = False, **request: Any) -> Answer:
+    """Return everything that a provider streams for this question; tapped, it also comes without waiting."""
     answer = Answer()
     began = time.monotonic()
-    stream = provider.stream(ChatRequest((ChatMessage("user", question),), **request))
+
+    def tap(text: str, reasoning: str) -> bool:
+        answer.deltas.append(Delta(text, reasoning))
+        return len(answer.deltas) % 3 != 0  # now and then ask for a pause, after which it goes on
+
+    asked = ChatRequest((ChatMessage("user", question),), **request)
+    stream = provider.stream(asked, tap=tap) if is_tapped else provider.stream(asked)
     async with aclosing(stream):
         try:
             async for item in stream:
                 assert answer.finished is None, "nothing follows Finished"
                 if isinstance(item, Finished):
                     answer.finished = item
-                else:
-                    assert item.text or item.reasoning
+                elif item.text or item.reasoning:
                     answer.deltas.append(item)
+                else:
+                    assert is_tapped
         except ProviderError as error:
             answer.error = error
     answer.seconds = time.monotonic() - began
@@ -76,9 +83,11 @@ async def collect(provider: Any, question: str, **request: Any) -> Answer:
     return answer
 
 
-@pytest.fixture
-def ask(fake: FakeProvider, transport: Transport) -> Callable[..., Answer]:
-    """Return a function that asks the fake provider one question over this transport."""
+@pytest.fixture(params=["fast", "fast, tapped", "stock", "stock, tapped"])
+def ask(fake: FakeProvider, request: pytest.FixtureRequest) -> Callable[..., Answer]:
+    """Return a function that asks the fake provider one question, over both transports, with a tap and without."""
+    transport = cast(Transport, request.param.partition(",")[0])
+    is_tapped = "tapped" in request.param
 
     def ask_fake(question: str, **clocks: Any) -> Answer:
         async def go() -> Answer:
@@ -87,7 +96,7 @@ def ask(fake: FakeProvider, transport: Transport) -> Callable[..., Answer]:
                 provider = OpenAIChatProvider(
                     base_url=fake.base_url, model="fake", clocks=Clocks(**clocks), client=lambda: client
                 )
-                return await collect(provider, question)
+                return await collect(provider, question, is_tapped=is_tapped)
 
         # The fast transport on the loop of production, here; on asyncio's own in test_http.py.
         return uvloop.run(go()) if transport == "fast" else asyncio.run(go())

@@ -18,8 +18,11 @@ CASES = [
 ]
 
 
-def reduce(case: dict[str, Any], pieces: list[bytes]) -> dict[str, Any]:
-    """Return what the reducer makes of these reads, in the corpus's own words."""
+def reduce(case: dict[str, Any], pieces: list[bytes], *, is_short_way: bool = False) -> dict[str, Any]:
+    """Return what the reducer makes of these reads, in the corpus's own words.
+
+    is_short_way: reads that are one ordinary token are taken as such.
+    """
     reducer = Reducer()
     tokens: list[str] = []
     reasoning = ""
@@ -34,6 +37,10 @@ def reduce(case: dict[str, Any], pieces: list[bytes]) -> dict[str, Any]:
             reasoning += delta.reasoning
 
     for piece in pieces:
+        if is_short_way and (plain := reducer.plain_text(piece)) is not None:
+            tokens.append(plain)
+            text += plain
+            continue
         reducer.feed(piece)
         take()
     reducer.finish()
@@ -90,3 +97,46 @@ def test_a_case_reads_the_same_cut_in_two_at_any_offset(case: dict[str, Any]) ->
     )
     for offset in offsets:
         assert reduce(case, cut(data, [offset])) == whole, offset
+
+
+def by_event(data: bytes) -> list[bytes]:
+    """Return data as servers send it that flush after each event."""
+    return [event + b"\n\n" for event in data.split(b"\n\n")[:-1]] + [data.split(b"\n\n")[-1]]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_short_way_for_single_tokens_reads_the_same(case: dict[str, Any]) -> None:
+    data = base64.b64decode(case["bytes_base64"])
+    for pieces in (by_event(data), cut(data, case["chunk_splits"]), [data]):
+        assert reduce(case, pieces, is_short_way=True) == reduce(case, pieces)
+
+
+def test_the_short_way_is_taken_by_an_ordinary_token() -> None:
+    head = b'data: {"id":"c1","choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}\n\n'
+    token = 'data: {"choices":[{"index":0,"delta":{"content":"你好"},"finish_reason":null}]}\n\n'.encode()
+    reducer = Reducer()
+    assert reducer.plain_text(head) is None
+    reducer.feed(head)
+    assert reducer.plain_text(token) == "你好"
+    assert (reducer.payloads, reducer.take()) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n',
+        b'data: {"choices":[{"index":1,"delta":{"content":"a"},"finish_reason":null}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{"content":"a\\u0000"},"finish_reason":null}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":null}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}],"usage":{"n":1}}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n',
+        b'data: {"choices":[{"index":0,"delta":{"content":"a","x":1},"finish_reason":null}]}\n\n',
+        b"data: [DONE]\n\n",
+        b"",
+    ],
+)
+def test_the_short_way_refuses_everything_else_and_takes_nothing(token: bytes) -> None:
+    reducer = Reducer()
+    reducer.feed(b'data: {"id":"c1","choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n')
+    assert reducer.plain_text(token) is None
+    assert (reducer.payloads, reducer.texts) == (1, [])
