@@ -146,7 +146,7 @@ async def crash_database(product: Product, report: reports.Report, arguments: ar
 
     async def trouble() -> None:
         for crash in range(arguments.crashes):
-            await asyncio.sleep(2 + dice.random() * 3)
+            await asyncio.sleep(2 + dice.random() * 3 + (9 if arguments.everything else 0))
             which = (signal.SIGQUIT, signal.SIGKILL)[crash % 2]
             if arguments.freeze:
                 away.append(await product.database.freeze(arguments.freeze))

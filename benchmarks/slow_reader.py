@@ -25,6 +25,7 @@ from benchmarks.lib.sse import Event, EventDecoder, Reading
 
 CAP_MIB = 1.0
 SLACK_MIB = 0.5  # write buffer, socket, subscriber
+DROP_SECONDS = 22.0  # the server looks once per heartbeat of 10 s, and wants to have seen a stall
 HAN = 0x4E00
 
 
@@ -230,6 +231,7 @@ async def main(arguments: argparse.Namespace) -> int:
         report.say(f"{with_sloths:.0f} MiB with {load.readers} of them")
         done.set()
         await other
+        await asyncio.sleep(DROP_SECONDS)
         cost = (with_sloths - without) / load.readers
         report.figure("readers that never read", load.readers)
         report.figure("characters of each reply", len(load.text(1)))
