@@ -24,6 +24,7 @@ from benchmarks.lib import report as reports
 from benchmarks.lib.api import Member, read_to_the_end
 from benchmarks.lib.chatter import Chatter
 from benchmarks.lib.http import Address
+from benchmarks.lib.processes import descendants, send_signal
 from benchmarks.lib.product import Product
 from benchmarks.lib.provider import directive
 from benchmarks.lib.sse import Reading
@@ -87,7 +88,7 @@ async def summarize(
     report.check(f"terminal within {WITHIN_SECONDS:.0f} s of the death", not late, f"{len(late)} late: {late}")
     statuses = Counter(turn.reading.status() for turn in turns)
     history = [
-        await client.member.call(product.addresses[1], "GET", "/api/xcx/chat/history?pageSize=100")
+        await client.member.call(product.addresses[-1], "GET", "/api/xcx/chat/history?pageSize=100")
         for client in clients[:3]
     ]
     generating = [item for page in history for item in (page.json() or {}).get("items", []) if item["generating"]]
@@ -113,9 +114,14 @@ async def kill_workers(product: Product, report: reports.Report, arguments: argp
         until = time.monotonic() + arguments.minutes * 60
         for kill in range(arguments.kills):
             await asyncio.sleep(dice.random() * 1.5)
-            worker = product.workers[dice.randrange(2)]
+            worker = product.workers[dice.randrange(len(product.workers))]
             pid = worker.serving_pid
-            if dice.random() < 0.5:
+            if arguments.one_port:
+                pid = dice.choice(descendants(worker.pid)[1:])
+                send_signal([pid], signal.SIGKILL)
+                deaths[pid].append(time.time())
+                await asyncio.sleep(2.5)
+            elif dice.random() < 0.5:
                 worker.kill_child()
                 deaths[pid].append(time.time())
                 await worker.replaced()
@@ -276,8 +282,8 @@ async def main(arguments: argparse.Namespace) -> int:
     kind = next((name for name, is_chosen in kinds.items() if is_chosen), "kill -9")
     report = reports.Report(f"bar 5: nothing lost, nothing doubled ({kind})", arguments)
     trouble = {"pause": pause_worker, "kill -9": kill_workers}.get(kind, crash_database)
-    async with Product(keep=arguments.keep) as product:
-        await product.start(2)
+    async with Product(keep=arguments.keep, WORKERS="2" if arguments.one_port else "1") as product:
+        await product.start(1 if arguments.one_port else 2)
         await trouble(product, report, arguments)
     return report.finish()
 
@@ -285,6 +291,7 @@ async def main(arguments: argparse.Namespace) -> int:
 if __name__ == "__main__":
     parser = reports.parser(__doc__)
     parser.add_argument("--kills", type=int, default=200, help="kills of a worker")
+    parser.add_argument("--one-port", action="store_true", help="two workers under one parent, on one port")
     parser.add_argument("--minutes", type=float, default=25, help="bound on the time of the kills")
     parser.add_argument("--clients", type=int, default=16, help="clients chatting at a time")
     parser.add_argument("--pause", action="store_true", help="SIGSTOP for 12 s instead of SIGKILL")
