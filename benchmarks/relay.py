@@ -23,7 +23,7 @@ from benchmarks.relay_baselines.product import Database, Product, ProductUnderDa
 from benchmarks.relay_baselines.tools import Load, Missing, Outcome, Target, Tools, find_tools
 
 JITTER_LIMIT_MS = 100
-STEPS = (250, 500, 750, 1000, 1250, 1500, 2000, 2500)
+STEPS = (500, 750, 1000, 1250, 1500, 2000)
 
 
 class Run:
@@ -77,27 +77,33 @@ class Run:
     def streams_per_core(self, name: str, steps: tuple[int, ...]) -> None:
         """Raise the number of streams until the jitter of one token in a hundred passes the limit."""
         for streams in steps:
-            outcome = self.measure(name, Load(streams, tokens=300, ramp_seconds=streams / 100))
+            ramp = streams / 75
+            # Long enough that all are open together, and judged from then on.
+            load = Load(streams, tokens=int(30 * (ramp + 9)), ramp_seconds=ramp, warm_seconds=ramp + 1)
+            outcome = self.measure(name, load)
             row = (streams, outcome.ms("jitter", "p99"), outcome.report["cpu_cores"], outcome.fault is None)
             self.found.steps.setdefault(name, []).append(row)
             say(f"{streams} streams: p99 jitter {row[1]:.0f} ms, {row[2]:.2f} cores")
             if outcome.fault or row[1] > JITTER_LIMIT_MS:
                 return
 
-    def memory(self, name: str, streams: int) -> None:
-        """Hold many slow streams open and compare memory, threads and connections with before."""
-        contestant, target = self.targets[name]
-        tree = Tree(target.pid or 0)
-        database = contestant.database if isinstance(contestant, Product) else None
+    def memory(self, name: str, streams: int, database: Database) -> None:
+        """Hold many slow streams open on a fresh server; compare memory, threads and connections with before."""
+        product = Product(database)
+        try:
+            target = product.start(self.tools, self.work)
+            tree = Tree(target.pid or 0)
 
-        def sample() -> dict:
-            size = {"pss_mb": tree.pss_mb(), "threads": tree.threads()}
-            return {**size, "connections": database.clients() if database else 0}
+            def sample() -> dict:
+                counts = {"threads": tree.threads(), "connections": database.clients(product.application)}
+                return {"pss_mb": tree.pss_mb(), **counts}
 
-        self.measure(name, Load(streams, tokens=15, rate=5, ramp_seconds=streams / 250))  # warm the allocator
-        before = sample()
-        load = Load(streams, tokens=15, rate=1, ramp_seconds=streams / 250, ttft_ms=1000)
-        outcome = self.tools.run(target, load, sample)
+            self.tools.run(target, Load(30, tokens=60))  # code and caches are loaded with the first replies
+            before = sample()
+            load = Load(streams, tokens=15, rate=1, ramp_seconds=streams / 100, ttft_ms=1000)
+            outcome = self.tools.run(target, load, sample)
+        finally:
+            product.stop()
         if outcome.fault:
             self.found.faults.append(f"{name}, {streams} open streams: {outcome.fault}")
         peak = {key: max([row[key] for row in outcome.samples], default=0) for key in before}
@@ -139,8 +145,9 @@ def main() -> int:
         load = Load(tokens=150) if given.quick else Load()
         run.rounds(2 if given.quick else given.rounds, load)
         if Product.name in run.targets and not given.quick:
-            run.memory(Product.name, 500)
-            run.memory(Product.name, 1000)
+            assert database is not None
+            run.memory(Product.name, 500, database)
+            run.memory(Product.name, 1000, database)
             run.streams_per_core(Product.name, STEPS)
     finally:
         run.stop()

@@ -69,12 +69,11 @@ class Database:
         self.taken += count
         return first - 1
 
-    def clients(self) -> int:
-        """Return how many client connections the server has, this one not counted."""
+    def clients(self, application: str) -> int:
+        """Return how many connections one server holds, by the name it gives itself."""
         with psycopg.connect(self.url) as connection:
             row = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity "
-                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [application]
             ).fetchone()
         return row[0] if row else 0
 
@@ -92,6 +91,7 @@ class Product(Contestant):
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.application = f"relay-{id(self):x}"
 
     def command(self, port: int) -> list[str]:
         """Return the command that serves on the port."""
@@ -100,7 +100,7 @@ class Product(Contestant):
     def start(self, tools: Tools, work: Path) -> Target:
         """Start the server and return where it is asked; each run takes fresh conversations."""
         port = free_port()
-        environment = {**self.database.environment, **self.settings}
+        environment = {**self.database.environment, **self.settings, "PGAPPNAME": self.application}
         pid = self.launch([sys.executable, *self.command(port)], port, work, environment, ROOT)
         return Target(
             port,
