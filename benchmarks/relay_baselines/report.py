@@ -72,12 +72,15 @@ def _rows(titles: list[str], rows: list[list[str]]) -> str:
 def _head(found: Findings) -> str:
     described = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = described[0].split(":", 1)[1].strip() if described else platform.machine()
+    is_first = os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO)
+    order = "real-time scheduling (chrt), so before all other work" if is_first else "ordinary scheduling"
     rounds = max((len(outcomes) for outcomes in found.rounds.values()), default=0)
     return (
         "# What relaying a reply costs\n\n"
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores ({cpu}), Python "
-        f"{platform.python_version()}, load average {os.getloadavg()[2]:.1f}. {rounds} interleaved rounds of 150 "
-        "streams x 30 tokens/s, each byte checked. Absolute times are noise between machines: read the ratios. "
+        f"{platform.python_version()}, load average {os.getloadavg()[2]:.1f}, {order}. "
+        f"{rounds} interleaved rounds of 150 streams x 30 tokens/s, each byte checked. "
+        "Absolute times are noise between machines: read the ratios. "
         "Made by `python -m benchmarks.relay --write`."
     )
 
