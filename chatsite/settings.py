@@ -138,7 +138,7 @@ DATABASES = {"default": _database()}
 LEASE_SECONDS = env_float("LEASE_SECONDS", 5, least=2, most=300)
 DRAIN_SECONDS = env_float("DRAIN_SECONDS", 15, least=0, most=3600)
 REPLY_MAX_CHARS = env_int("REPLY_MAX_CHARS", 200_000, least=100, most=10_000_000)
-ENGINE_TICK_MS = env_float("ENGINE_TICK_MS", 15, least=1, most=1000)
+ENGINE_TICK_MS = env_float("ENGINE_TICK_MS", 20, least=1, most=1000)
 ENGINE_FOLD_SECONDS = env_float("ENGINE_FOLD_SECONDS", 3, least=0.2, most=60)
 ENGINE_DATABASE_GRACE_SECONDS = env_float("ENGINE_DATABASE_GRACE_SECONDS", 10, least=0, most=600)
 PROMPT_MAX_TOKENS = env_int("PROMPT_MAX_TOKENS", 24_000, least=100, most=10_000_000)
