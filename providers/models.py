@@ -8,11 +8,13 @@ from typing import Any
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import connections, models, router, transaction
 from django.db.models import Q
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from providers.credentials import Secret, decrypt, encrypt, mask
 
 REGISTRY_CHANNEL = "providers_registry"  # NOTIFY carries the new revision
+REVISIONS_KEPT = 20
 
 
 class RegistryRevision(models.Model):
@@ -37,8 +39,32 @@ def bump_revision(using: str = "default") -> int:
             "ON CONFLICT (id) DO UPDATE SET revision = providers_registry_revision.revision + 1 RETURNING revision"
         )
         revision = int(cursor.fetchone()[0])
+        cursor.execute(
+            "INSERT INTO providers_endpoint_revision (revision, endpoints, created_at)"
+            " SELECT %s, coalesce(jsonb_agg(to_jsonb(endpoint) ORDER BY endpoint.id), '[]'), clock_timestamp()"
+            "   FROM providers_endpoint endpoint"
+            " ON CONFLICT (revision) DO UPDATE"
+            "    SET endpoints = excluded.endpoints, created_at = excluded.created_at",
+            [revision],
+        )
+        cursor.execute("DELETE FROM providers_endpoint_revision WHERE revision <= %s", [revision - REVISIONS_KEPT])
         cursor.execute("SELECT pg_notify(%s, %s)", [REGISTRY_CHANNEL, str(revision)])
     return revision
+
+
+class EndpointRevision(models.Model):
+    """All endpoints as they stood at one revision, so that it can be brought back; keys as ciphertext only."""
+
+    revision = models.BigIntegerField(primary_key=True)
+    endpoints = models.JSONField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "providers_endpoint_revision"
+        ordering = ["-revision"]
+
+    def __str__(self) -> str:
+        return str(self.revision)
 
 
 class EndpointQuerySet(models.QuerySet["Endpoint"]):
@@ -99,6 +125,34 @@ class Endpoint(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(1000)],
         help_text=_("The share of the work among endpoints of one priority."),
     )
+    # None is no limit; each worker takes its share (docs/providers.md).
+    concurrency_max = models.PositiveIntegerField(
+        _("replies at once"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(1_000_000)],
+        help_text=_("At most so many replies at once, all workers together; empty: no limit."),
+    )
+    requests_per_minute = models.PositiveIntegerField(
+        _("requests per minute"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(10_000_000)],
+        help_text=_("At most so many requests in any minute, all workers together; empty: no limit."),
+    )
+    input_micros_per_million = models.PositiveBigIntegerField(
+        _("price of a million input tokens, millionths"),
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(10**15)],
+        help_text=_("In millionths of your currency: 2.50 is 2500000. Empty: unknown."),
+    )
+    output_micros_per_million = models.PositiveBigIntegerField(
+        _("price of a million output tokens, millionths"),
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(10**15)],
+    )
     params = models.JSONField(
         _("parameters"),
         default=dict,
@@ -110,6 +164,11 @@ class Endpoint(models.Model):
     first_seconds = models.FloatField(_("first payload clock, seconds"), null=True, blank=True)
     idle_seconds = models.FloatField(_("idle clock, seconds"), null=True, blank=True)
     total_seconds = models.FloatField(_("whole reply clock, seconds"), null=True, blank=True)
+    # The last test of what stands here now; a change of what is called forgets it.
+    tested_at = models.DateTimeField(_("tested"), null=True, blank=True, editable=False)
+    test_ok = models.BooleanField(_("test passed"), null=True, blank=True, editable=False)
+    # To be deleted as soon as no reply runs on it.
+    is_draining = models.BooleanField(_("being removed"), default=False, editable=False)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
@@ -132,7 +191,23 @@ class Endpoint(models.Model):
                 models.CheckConstraint(
                     condition=Q(**{f"{field}__isnull": True}) | Q(**{f"{field}__gt": 0}), name=f"endpoint_{field}"
                 )
-                for field in ("connect_seconds", "first_seconds", "idle_seconds", "total_seconds")
+                for field in (
+                    "connect_seconds",
+                    "first_seconds",
+                    "idle_seconds",
+                    "total_seconds",
+                    "concurrency_max",
+                    "requests_per_minute",
+                )
+            ),
+            *(
+                models.CheckConstraint(
+                    condition=Q(**{f"{field}__isnull": True}) | Q(**{f"{field}__gte": 0}), name=f"endpoint_{field}"
+                )
+                for field in ("input_micros_per_million", "output_micros_per_million")
+            ),
+            models.CheckConstraint(
+                condition=~Q(is_draining=True, is_active=True), name="endpoint_draining_is_inactive"
             ),
         ]
 
@@ -148,6 +223,16 @@ class Endpoint(models.Model):
         """Return the key. Raises Misconfigured when it was encrypted with a key we do not have."""
         return decrypt(self.api_key_encrypted)
 
+    def note_test(self, *, is_ok: bool) -> None:
+        """Keep how a test went. No change of the endpoint: no new revision."""
+        self.tested_at, self.test_ok = timezone.now(), is_ok
+        models.QuerySet(Endpoint).filter(pk=self.pk).update(tested_at=self.tested_at, test_ok=is_ok)
+
+    @property
+    def was_never_well(self) -> bool:
+        """Whether what stands here now has not passed a test."""
+        return self.test_ok is not True and self.dialect != Endpoint.Dialect.SCRIPTED
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the row and bump the revision in one transaction."""
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
@@ -162,3 +247,29 @@ class Endpoint(models.Model):
             counts = super().delete(*args, **kwargs)
             bump_revision(using)
         return counts
+
+
+def restore_revision(revision: int) -> int:
+    """Return the new revision, at which all endpoints are what they were at this earlier one.
+
+    Rows that were added since go, rows that were deleted come back with their ids and keys. Replies under way
+    keep what they have.
+    Raises: EndpointRevision.DoesNotExist, when it is not kept any more.
+    """
+    with transaction.atomic():
+        # One change after the other: this row is what every change locks.
+        RegistryRevision.objects.select_for_update().filter(pk=1).first()
+        stored = EndpointRevision.objects.get(pk=revision).endpoints
+        # Not the queryset of `objects`, whose every write is a revision of its own: this is one change.
+        rows: models.QuerySet[Endpoint] = models.QuerySet(Endpoint)
+        rows.exclude(pk__in=[values["id"] for values in stored]).delete()
+        for row in rows.all():
+            rows.filter(pk=row.pk).update(name=f"~{row.pk}")  # names may have been exchanged since
+        for values in stored:
+            row = Endpoint()
+            for field in Endpoint._meta.concrete_fields:
+                if field.attname in values:
+                    setattr(row, field.attname, field.to_python(values[field.attname]))
+            row.is_draining = False
+            models.Model.save(row)
+        return bump_revision()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Breaker:
     rest_seconds: float = 0.0
     open_until: float = 0.0
     is_probing: bool = False
+    calls: deque[float] = field(default_factory=deque, repr=False)
 
     @property
     def state(self) -> str:
@@ -66,8 +68,17 @@ class Breaker:
     def begin(self) -> None:
         """Count a call in."""
         self.live += 1
+        self.calls.append(self.clock())
+        self.calls_in_a_minute()
         if self.state == "half-open":
             self.is_probing = True
+
+    def calls_in_a_minute(self) -> int:
+        """Return how many calls began within the last minute."""
+        oldest = self.clock() - 60.0
+        while self.calls and self.calls[0] <= oldest:
+            self.calls.popleft()
+        return len(self.calls)
 
     def end(self) -> None:
         """Count a call out, whatever came of it."""
@@ -111,6 +122,19 @@ class Pool:
         self._breakers: dict[str, Breaker] = {}
         self._providers: dict[str, tuple[EndpointConfig, ChatProvider]] = {}
         self._budget = RETRY_BUDGET
+        self.workers = 1
+        """How many workers share the limits of the endpoints, as the last heartbeat said."""
+
+    def has_room(self, endpoint: EndpointConfig) -> bool:
+        """Return whether this worker's share of the endpoint's limits allows one more call now.
+
+        Shares are equal, and at least one call: a limit below the number of workers is not kept exactly.
+        """
+        breaker = self.breaker(endpoint)
+        at_once, per_minute = endpoint.concurrency_max, endpoint.requests_per_minute
+        if at_once is not None and breaker.live >= max(1, at_once // self.workers):
+            return False
+        return per_minute is None or breaker.calls_in_a_minute() < max(1, per_minute // self.workers)
 
     def count_reply(self) -> None:
         """Count a reply that is asked for: ten of them earn one retry."""
@@ -134,7 +158,8 @@ class Pool:
         """Yield the endpoints to try, best first: by priority, then the least loaded for its weight.
 
         Endpoints whose breaker is open come only when all are open: better a call that may fail than a
-        certain failure. Evaluated lazily: a breaker that opens meanwhile counts.
+        certain failure. Those over their limits do not come at all. Evaluated lazily: a breaker that opens
+        meanwhile counts.
         """
         tried: set[str] = set()
         for only_healthy in (True, False):
@@ -144,7 +169,9 @@ class Pool:
                 candidates = [
                     endpoint
                     for endpoint in snapshot.endpoints
-                    if endpoint.key not in tried and (not only_healthy or self.breaker(endpoint).allows())
+                    if endpoint.key not in tried
+                    and (not only_healthy or self.breaker(endpoint).allows())
+                    and self.has_room(endpoint)
                 ]
                 if not candidates:
                     break

@@ -1,10 +1,10 @@
 """The endpoints as a worker sees them: an immutable snapshot, swapped whole when the revision moves.
 
 Order: active rows by priority; then the endpoint of the environment (LLM_BASE_URL), which is the operator's
-reserve when rows exist and the only one when they do not; then, only when there is nothing else, the
-scripted stand-in. A row whose key cannot be decrypted is left out and logged, so that one bad row does not
-stop the others; when nothing usable is left the snapshot is empty, and a reply fails as misconfigured
-instead of pretending that nothing was ever connected.
+reserve when rows exist and the only one when they do not; then, only when there is nothing else and STAND_IN
+allows it, the scripted stand-in. A row whose key cannot be decrypted is left out and logged, so that one bad
+row does not stop the others; when nothing usable is left the snapshot is empty, and a reply fails as
+misconfigured instead of pretending that nothing was ever connected.
 """
 
 from __future__ import annotations
@@ -47,6 +47,18 @@ class EndpointConfig:
     params: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     clocks: Clocks = field(default_factory=Clocks)
     is_trusted_address: bool = False
+    concurrency_max: int | None = None
+    requests_per_minute: int | None = None
+    input_micros_per_million: int | None = None
+    output_micros_per_million: int | None = None
+
+    def cost_micros(self, input_tokens: int, output_tokens: int) -> int | None:
+        """Return what so many tokens cost, in millionths of the currency; None when no price is known."""
+        if self.input_micros_per_million is None and self.output_micros_per_million is None:
+            return None
+        total = input_tokens * (self.input_micros_per_million or 0)
+        total += output_tokens * (self.output_micros_per_million or 0)
+        return (total + 500_000) // 1_000_000
 
     @property
     def is_stand_in(self) -> bool:
@@ -138,6 +150,10 @@ def config_of(row: Endpoint) -> EndpointConfig:
             total_seconds=row.total_seconds or defaults.total_seconds,
             line_max_bytes=defaults.line_max_bytes,
         ),
+        concurrency_max=row.concurrency_max,
+        requests_per_minute=row.requests_per_minute,
+        input_micros_per_million=row.input_micros_per_million,
+        output_micros_per_million=row.output_micros_per_million,
     )
 
 
@@ -155,7 +171,7 @@ def load_snapshot() -> Snapshot:
             logger.error("endpoint left out", extra={"endpoint_id": row.pk, "error_code": error.code})
     if (environment := environment_endpoint()) is not None:
         endpoints.append(environment)
-    if not rows and not settings.LLM_BASE_URL:
+    if settings.STAND_IN and not rows and not settings.LLM_BASE_URL:
         endpoints.append(stand_in_endpoint())
     return Snapshot(revision=revision, endpoints=tuple(endpoints))
 

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from django.utils import timezone
 from conversations import db
 from conversations.context.prompt import estimate_tokens
 from conversations.errors import ChatError, Conflict, NotFound, Unavailable
-from conversations.generation import metrics, sweeper
+from conversations.generation import endpoints, metrics, sweeper
 from conversations.generation.actions import OwnerGone, Started
 from conversations.generation.buffer import Ending, ReplyBuffer
 from conversations.generation.store import DatabaseAway, Store
@@ -109,6 +110,8 @@ class Engine:
         self._ready = asyncio.Event()
         self._beginning = 0
         self._doubtful_since = 0.0
+        self._revision_heard = self._revision_told = -1
+        self._hearing: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._healthy_since = 0.0
@@ -225,13 +228,14 @@ class Engine:
             await asyncio.sleep(max(0.05, HEARTBEAT_SECONDS - (time.monotonic() - began)))
 
     async def _pulse(self) -> None:
-        worker = self.worker_id
+        worker, revision = self.worker_id, self._revision()
         try:
             async with asyncio.timeout(5):
                 pulse = await self.store.heartbeat(
                     worker=worker,
                     live=len(self._runs),
-                    revision=self._revision(),
+                    endpoints=self._live_endpoints(),
+                    revision=revision,
                     draining=self.is_draining,
                     lease=settings.LEASE_SECONDS,
                 )
@@ -245,10 +249,10 @@ class Engine:
             if worker == self.worker_id:
                 self._fenced()
             return
-        if pulse.registry_revision != self._revision():
-            await self._in_unit(registry.refresh_if, pulse.registry_revision)
-            if (snapshot := registry.loaded()) is not None:
-                self._pool.forget_missing(snapshot)
+        self._revision_told = revision
+        self._pool.workers = pulse.workers
+        if pulse.registry_revision != self._revision() and await self._follow_registry(pulse.registry_revision):
+            self._spawn(self._pulse())  # Whoever changed it waits for our word.
         if self._doubtful_since:
             self._spawn(self._seal_abandoned())
         if self.may_judge:
@@ -256,6 +260,32 @@ class Engine:
                 self._spawn(self._sweep(stale))
             if pulse.has_orphans:
                 self._spawn(self._in_unit(sweeper.sweep_orphans, lease_seconds=settings.LEASE_SECONDS))
+
+    async def _follow_registry(self, revision: int) -> bool:
+        """Swap the snapshot for the one of this revision; return whether it is another one now."""
+        before = self._revision()
+        await self._in_unit(registry.refresh_if, revision)
+        if (snapshot := registry.loaded()) is not None:
+            self._pool.forget_missing(snapshot)
+        if self._revision() == before:
+            return False
+        log.info("registry_changed", extra={"worker": self.worker_id, "revision": self._revision()})
+        return True
+
+    async def _hear_of_registry(self) -> None:
+        """Follow the registry when it is said to have changed, many times perhaps, and tell everybody at once."""
+        while (heard := self._revision_heard) > self._revision_told:
+            await self._follow_registry(heard)
+            if self._revision() < heard:
+                return  # The database is away, perhaps; the heartbeat asks again.
+            await self._pulse()
+            if self._revision_told < heard:
+                return
+
+    def _live_endpoints(self) -> dict[str, int]:
+        """Return how many replies are under way on each endpoint that is a row."""
+        used = (run.attempt.endpoint for run in self._runs.values() if not run.attempt.closed)
+        return dict(Counter(str(endpoint.id) for endpoint in used if endpoint is not None and endpoint.id))
 
     async def _keep_clocks(self) -> None:
         """Look at the clocks every second; apart from the heartbeat, which waits for the database."""
@@ -337,16 +367,22 @@ class Engine:
             if self._ready.is_set():
                 await self._seal_abandoned()
                 await self._in_unit(sweeper.keep_house)
+                await self._in_unit(endpoints.remove_drained)
 
     async def _listen(self, worker: int) -> None:
-        """Hear requests to stop at once; without LISTEN the writer's own question finds them."""
+        """Hear requests to stop, and of a changed registry, at once; without LISTEN writer and heartbeat ask."""
         if not settings.DB_LISTEN:
             return
         while True:
             try:
-                async with aclosing(self.store.listen(worker)) as stops:
-                    async for message_id in stops:
-                        self._interrupt(message_id, "stop")
+                async with aclosing(self.store.listen(worker)) as notices:
+                    async for notice in notices:
+                        if notice.kind == "stop":
+                            self._interrupt(notice.number, "stop")
+                            continue
+                        self._revision_heard = notice.number
+                        if self._hearing is None or self._hearing.done():
+                            self._hearing = self._spawn(self._hear_of_registry())
             except (psycopg.Error, *DatabaseAway) as error:
                 log.warning("listen_failed", extra={"worker": worker, "error": type(error).__name__})
             await asyncio.sleep(1)
@@ -516,11 +552,12 @@ class Engine:
                 if run.chars or not _is_worth_another(error):
                     return Ending("failed", error_code=error.public_code)
         if failure is None or run.attempt.endpoint is None:
-            return Ending("failed", error_code="no_model")
-        pause = self._pool.pause_before_retry(failure)
+            usable = [e for e in snapshot.endpoints if run.started.allows_stand_in or not e.is_stand_in]
+            return Ending("failed", error_code="provider_rate_limited" if usable else "no_model")
+        last = run.attempt.endpoint
+        pause = self._pool.pause_before_retry(failure) if self._pool.has_room(last) else None
         if pause is None:
             return Ending("failed", error_code=failure.public_code)
-        last = run.attempt.endpoint
         await self._next_attempt(run, failure)
         await asyncio.sleep(pause)
         try:
@@ -715,6 +752,9 @@ class Engine:
         usage = finished.usage if finished else None
         request_id = finished.request_id if finished else error.provider_request_id if error else None
         attempt_status = {"truncated": "complete"}.get(ending.status, ending.status)
+        input_tokens = usage.input_tokens if usage else self._estimated_input(run)
+        output_tokens = usage.output_tokens if usage else estimate_tokens(content) + estimate_tokens(reasoning)
+        endpoint = run.attempt.endpoint
         return {
             **self._ledger_values(run),
             "message": run.started.reply_id,
@@ -729,10 +769,9 @@ class Engine:
             # The ledger keeps the inner word, also of the attempt that the reply ended with.
             "attempt_error_code": error.code if error and ending.status == "failed" else ending.error_code,
             "request_id": (request_id or "")[:200],
-            "input_tokens": usage.input_tokens if usage else self._estimated_input(run),
-            "output_tokens": usage.output_tokens
-            if usage
-            else estimate_tokens(content) + estimate_tokens(reasoning),
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "cost_micros": endpoint.cost_micros(input_tokens, output_tokens) if endpoint else None,
             "tokens_source": "provider" if usage and not usage.is_estimated else "estimated",
         }
 

@@ -12,13 +12,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import psycopg
 from django.conf import settings
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from providers.models import REGISTRY_CHANNEL
 
 Connection = psycopg.AsyncConnection[TupleRow]
 DatabaseAway = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, TimeoutError)
@@ -66,8 +68,12 @@ UPDATE conversations_worker SET folded_sequence = greatest(folded_sequence, %(pu
  WHERE id = (SELECT id FROM me)
 """
 
+# The ledger's endpoint, unless it was deleted meanwhile: then the row keeps its name and model.
+USED = "SELECT id FROM providers_endpoint WHERE id = %(endpoint)s FOR KEY SHARE"
+
 SEAL = f"""
 WITH me AS ({FENCE}),
+     used AS ({USED}),
      sealed AS (
         UPDATE conversations_message message
            SET content = %(content)s, reasoning = %(reasoning)s, status = %(status)s,
@@ -87,8 +93,9 @@ WITH me AS ({FENCE}),
                finish_reason = coalesce(%(finish_reason)s, ''),
                vendor_request_id = %(request_id)s, input_tokens = %(input_tokens)s,
                output_tokens = %(output_tokens)s, tokens_source = %(tokens_source)s,
+               cost_micros = %(cost_micros)s,
                prompt_messages = %(prompt_messages)s, prompt_chars = %(prompt_chars)s,
-               endpoint_id = %(endpoint)s, endpoint_name = %(endpoint_name)s, model = %(model)s,
+               endpoint_id = (SELECT id FROM used), endpoint_name = %(endpoint_name)s, model = %(model)s,
                called_at = clock_timestamp() - %(called_ago)s * interval '1 second',
                first_token_at = clock_timestamp() - %(first_token_ago)s * interval '1 second',
                last_token_at = clock_timestamp() - %(last_token_ago)s * interval '1 second',
@@ -102,10 +109,11 @@ SELECT (SELECT count(*) FROM me), (SELECT count(*) FROM sealed)
 
 NEXT_ATTEMPT = f"""
 WITH me AS ({FENCE}),
+     used AS ({USED}),
      ended AS (
         UPDATE conversations_generation attempt
            SET status = 'failed', error_code = %(error_code)s, vendor_request_id = %(request_id)s,
-               endpoint_id = %(endpoint)s, endpoint_name = %(endpoint_name)s, model = %(model)s,
+               endpoint_id = (SELECT id FROM used), endpoint_name = %(endpoint_name)s, model = %(model)s,
                prompt_messages = %(prompt_messages)s, prompt_chars = %(prompt_chars)s,
                called_at = clock_timestamp() - %(called_ago)s * interval '1 second',
                finished_at = clock_timestamp()
@@ -124,7 +132,7 @@ HEARTBEAT = """
 WITH alive AS (
     UPDATE conversations_worker
        SET seen_at = clock_timestamp(), live_replies = %(live)s, registry_revision = %(revision)s,
-           is_draining = %(draining)s
+           is_draining = %(draining)s, live_endpoints = %(endpoints)s
      WHERE id = %(worker)s AND NOT is_dead
  RETURNING id)
 SELECT (SELECT count(*) FROM alive),
@@ -135,7 +143,10 @@ SELECT (SELECT count(*) FROM alive),
        EXISTS (SELECT 1 FROM conversations_message message
                 WHERE message.status = 'streaming'
                   AND NOT EXISTS (SELECT 1 FROM conversations_worker worker
-                                   WHERE worker.id = message.worker_id AND NOT worker.is_dead))
+                                   WHERE worker.id = message.worker_id AND NOT worker.is_dead)),
+       (SELECT count(*) FROM conversations_worker
+         WHERE NOT is_dead AND NOT is_draining
+           AND seen_at >= clock_timestamp() - %(lease)s * interval '1 second')
 """
 
 REPLY = """
@@ -195,6 +206,16 @@ class Pulse:
     stale_workers: list[int]
     registry_revision: int
     has_orphans: bool
+    workers: int
+    """How many workers take new replies, as the last heartbeats said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a worker is told by NOTIFY: a reply to stop, or a new revision of the registry."""
+
+    kind: Literal["stop", "revision"]
+    number: int
 
 
 def conninfo() -> str:
@@ -323,8 +344,9 @@ class Store:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "INSERT INTO conversations_worker (host, pid, started_at, seen_at, is_dead, is_draining,"
-                " registry_revision, live_replies, folded_sequence)"
-                " VALUES (%s, %s, clock_timestamp(), clock_timestamp(), false, false, 0, 0, 0) RETURNING id",
+                " registry_revision, live_replies, live_endpoints, folded_sequence)"
+                " VALUES (%s, %s, clock_timestamp(), clock_timestamp(), false, false, 0, 0, '{}', 0)"
+                " RETURNING id",
                 [host[:200], pid],
             )
             return int(cast(TupleRow, await cursor.fetchone())[0])
@@ -337,15 +359,34 @@ class Store:
             )
             return bool(cast(TupleRow, await cursor.fetchone())[0])
 
-    async def heartbeat(self, *, worker: int, live: int, revision: int, draining: bool, lease: float) -> Pulse:
-        """Renew the lease by the database's clock and return the state of the house."""
+    async def heartbeat(
+        self,
+        *,
+        worker: int,
+        live: int,
+        endpoints: dict[str, int],
+        revision: int,
+        draining: bool,
+        lease: float,
+    ) -> Pulse:
+        """Renew the lease by the database's clock and return the state of the house.
+
+        `endpoints` are the replies under way on each endpoint.
+        """
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 HEARTBEAT,
-                {"worker": worker, "live": live, "revision": revision, "draining": draining, "lease": lease},
+                {
+                    "worker": worker,
+                    "live": live,
+                    "endpoints": Jsonb(endpoints),
+                    "revision": revision,
+                    "draining": draining,
+                    "lease": lease,
+                },
             )
             row = cast(TupleRow, await cursor.fetchone())
-        return Pulse(bool(row[0]), list(row[1]), int(row[2] or 0), bool(row[3]))
+        return Pulse(bool(row[0]), list(row[1]), int(row[2] or 0), bool(row[3]), max(1, int(row[4])))
 
     async def retire(self, worker: int) -> None:
         """Declare ourselves dead, at the end of an orderly shutdown."""
@@ -392,14 +433,16 @@ class Store:
             )
             await connection.execute("SELECT pg_notify(%s, %s)", [channel(owner), str(message_id)])
 
-    async def listen(self, worker: int) -> AsyncGenerator[int, None]:
-        """Yield the ids of replies that this worker is asked to stop, as the requests come."""
+    async def listen(self, worker: int) -> AsyncGenerator[Notice, None]:
+        """Yield what this worker is told: replies to stop, and that the registry has changed."""
         connection = await psycopg.AsyncConnection.connect(conninfo(), autocommit=True, connect_timeout=5)
         try:
             await connection.execute(f'LISTEN "{channel(worker)}"')
+            await connection.execute(f'LISTEN "{REGISTRY_CHANNEL}"')
             async for notice in connection.notifies():
                 if notice.payload.isdigit():
-                    yield int(notice.payload)
+                    is_registry = notice.channel == REGISTRY_CHANNEL
+                    yield Notice("revision" if is_registry else "stop", int(notice.payload))
         finally:
             await asyncio.shield(connection.close())
 

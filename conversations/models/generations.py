@@ -29,6 +29,8 @@ class Worker(models.Model):
     is_draining = models.BooleanField(default=False)
     registry_revision = models.BigIntegerField(default=0)
     live_replies = models.IntegerField(default=0)
+    # Endpoint id → replies under way on it, at the last heartbeat.
+    live_endpoints = models.JSONField(default=dict)
     # Everything the log held up to this sequence is in ReplyChunk or in sealed messages.
     folded_sequence = models.BigIntegerField(default=0)
 
@@ -116,6 +118,8 @@ class Generation(TenantModel):
         choices=[("provider", _("provider")), ("estimated", _("estimated"))],
         default="estimated",
     )
+    # In millionths of the currency in which the endpoint's prices stand; None: no price was known.
+    cost_micros = models.BigIntegerField(null=True)
     queued_at = models.DateTimeField()
     called_at = models.DateTimeField(null=True)
     first_token_at = models.DateTimeField(null=True)

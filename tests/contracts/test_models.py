@@ -18,6 +18,7 @@ SHARED = {
     "Worker": "a process; it serves all sites",
     "WorkerLog": "text of several sites in one row, for seconds; only the engine's statements touch it",
     "Endpoint": "an address of a model; the sites share them",
+    "EndpointRevision": "the endpoints as they were; the sites share them",
     "RegistryRevision": "one row: the revision of the endpoints",
 }
 

@@ -124,6 +124,53 @@ def test_a_breaker_that_opens_meanwhile_counts() -> None:
     assert next(attempts).name == "e3"
 
 
+def test_an_endpoint_with_as_many_replies_as_it_may_have_is_left_out() -> None:
+    pool = Pool(clock=Clock())
+    small, reserve = endpoint(1, priority=1, concurrency_max=2), endpoint(2, priority=2)
+    for _ in range(2):
+        assert names(pool, small, reserve) == ["e1", "e2"]
+        pool.breaker(small).begin()
+    assert names(pool, small, reserve) == ["e2"]
+    assert names(pool, small) == []
+    pool.breaker(small).end()
+    assert names(pool, small) == ["e1"]
+
+
+def test_requests_are_counted_over_any_minute() -> None:
+    clock = Clock()
+    pool = Pool(clock=clock)
+    slow = endpoint(1, requests_per_minute=3)
+    for _ in range(3):
+        pool.breaker(slow).begin()
+        pool.breaker(slow).end()
+        clock.now += 10
+    assert names(pool, slow) == []
+    clock.now += 30.1
+    assert names(pool, slow) == ["e1"], "the first call is a minute ago"
+    pool.breaker(slow).begin()
+    assert names(pool, slow) == []
+
+
+@pytest.mark.parametrize(("limit", "workers", "share"), [(8, 4, 2), (7, 4, 1), (2, 4, 1), (10, 1, 10)])
+def test_workers_share_a_limit_equally_and_have_at_least_one(limit: int, workers: int, share: int) -> None:
+    pool = Pool(clock=Clock())
+    pool.workers = workers
+    shared = endpoint(1, concurrency_max=limit)
+    for _ in range(share):
+        assert pool.has_room(shared)
+        pool.breaker(shared).begin()
+    assert not pool.has_room(shared)
+
+
+def test_an_ill_endpoint_over_its_limit_is_not_tried_even_when_all_are_ill() -> None:
+    pool = Pool(clock=Clock())
+    only = endpoint(1, concurrency_max=1)
+    pool.breaker(only).begin()
+    for _ in range(FAILURES_TO_OPEN):
+        pool.breaker(only).failed(errors.ConnectFailed())
+    assert names(pool, only) == []
+
+
 def test_a_client_lives_as_long_as_its_configuration() -> None:
     pool = Pool()
     before = endpoint(1)

@@ -80,6 +80,11 @@ def test_a_write_that_is_rolled_back_bumps_nothing() -> None:
         {"name": ""},
         {"idle_seconds": 0},
         {"connect_seconds": -1},
+        {"concurrency_max": 0},
+        {"requests_per_minute": 0},
+        {"input_micros_per_million": -1},
+        {"output_micros_per_million": -1},
+        {"is_draining": True},
     ],
 )
 def test_the_database_refuses_what_no_endpoint_is(fields: dict[str, Any]) -> None:
@@ -103,6 +108,35 @@ def test_the_key_is_stored_encrypted_beside_its_mask() -> None:
 def test_with_nothing_configured_there_is_the_stand_in() -> None:
     [endpoint] = registry.load_snapshot().endpoints
     assert (endpoint.is_stand_in, endpoint.dialect) == (True, "scripted")
+
+
+def test_with_the_stand_in_switched_off_there_is_nothing(settings: Any) -> None:
+    settings.STAND_IN = False
+    assert registry.load_snapshot().endpoints == ()
+
+
+def test_a_test_is_noted_without_a_new_revision() -> None:
+    row = make()
+    before = revision()
+    assert row.was_never_well
+    row.note_test(is_ok=True)
+    row.refresh_from_db()
+    assert (row.was_never_well, row.test_ok, revision()) == (False, True, before)
+
+
+@pytest.mark.parametrize(
+    ("prices", "cost"),
+    [
+        ((None, None), None),
+        ((2_500_000, 10_000_000), 2_500 + 5_000),
+        ((1, None), 0),
+        ((None, 1_000), 1),
+        ((0, 0), 0),
+    ],
+)
+def test_cost_is_whole_micros_of_both_prices(prices: tuple[int | None, int | None], cost: int | None) -> None:
+    make(input_micros_per_million=prices[0], output_micros_per_million=prices[1])
+    assert registry.load_snapshot().endpoints[0].cost_micros(1_000, 500) == cost
 
 
 def test_an_endpoint_of_the_environment_replaces_the_stand_in(settings: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -9,7 +10,7 @@ from django.db import transaction
 
 from providers.credentials import new_key, rotate
 from providers.errors import Misconfigured
-from providers.models import Endpoint
+from providers.models import Endpoint, EndpointRevision
 
 
 class Command(BaseCommand):
@@ -40,4 +41,10 @@ class Command(BaseCommand):
                 )
             for row in rows:
                 row.save(update_fields=["api_key_encrypted"])
+            for kept in EndpointRevision.objects.select_for_update():
+                for values in kept.endpoints:
+                    # A key that nobody can read any more is no use to a revision that is brought back, either.
+                    with suppress(Misconfigured):
+                        values["api_key_encrypted"] = rotate(values["api_key_encrypted"])
+                kept.save(update_fields=["endpoints"])
         self.stdout.write(f"{len(rows)} secrets are now under the first key.")
