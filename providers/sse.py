@@ -14,37 +14,49 @@ import orjson
 from providers.errors import ReplyTooLong
 
 _BOM = b"\xef\xbb\xbf"
+_NOTES_MAX = 16
+_NOTE_MAX_BYTES = 256
 
 
 class Event(NamedTuple):
     """One event: its data lines joined, its name, the lines when there were several.
 
     is_tail: the stream ended inside this event, so data that cannot be parsed is no fault of the sender's JSON.
+    notes: its comments and unknown fields as they stood, when the decoder was asked to keep them.
     """
 
     data: bytes
     name: str = ""
     lines: tuple[bytes, ...] = ()
     is_tail: bool = False
+    notes: tuple[bytes, ...] = ()
 
 
 class EventDecoder:
-    """Turns reads of any size into events; the same events for every way the bytes are cut."""
+    """Turns reads of any size into events; the same events for every way the bytes are cut.
+
+    With keeps_notes it also gives events without data, when they have a name, a comment or an unknown field: some
+    vendors say there that they have failed.
+    """
 
     __slots__ = (
         "_at_start",
         "_data",
         "_data_bytes",
+        "_keeps_notes",
         "_line_max",
         "_name",
+        "_notes",
         "_skip_lf",
         "_tail",
         "_tail_bytes",
         "failure",
     )
 
-    def __init__(self, *, line_max_bytes: int = 8 * 1024 * 1024) -> None:
+    def __init__(self, *, line_max_bytes: int = 8 * 1024 * 1024, keeps_notes: bool = False) -> None:
         self._line_max = line_max_bytes
+        self._keeps_notes = keeps_notes
+        self._notes: list[bytes] = []
         self._tail: list[bytes] = []  # the unfinished last line, in the pieces it came in
         self._tail_bytes = 0
         self._data: list[bytes] = []  # data lines of the event that has not been dispatched yet
@@ -107,7 +119,7 @@ class EventDecoder:
             # The shape nearly every server sends: whole events of one data line each.
             *whole, rest = chunk.split(b"\n\n")
             for block in whole:
-                if block[:6] == b"data: " and b"\n" not in block and not self._name:
+                if block[:6] == b"data: " and b"\n" not in block and not self._name and not self._notes:
                     if len(block) > self._line_max:
                         raise ReplyTooLong(code="line_too_long")
                     if block != b"data: ":
@@ -162,9 +174,11 @@ class EventDecoder:
                 self._dispatch(events)
         elif name == b"event":
             self._name = value.decode("utf-8", "replace").strip()
+        elif self._keeps_notes and len(self._notes) < _NOTES_MAX and len(line) <= _NOTE_MAX_BYTES:
+            self._notes.append(line)
 
     def _dispatch(self, events: list[Event]) -> None:
-        data, name = self._data, self._name
+        data, name, count = self._data, self._name, len(events)
         if data:
             self._data, self._data_bytes = [], 0
         self._name = ""
@@ -175,6 +189,12 @@ class EventDecoder:
             joined = b"\n".join(data)
             if joined.strip():
                 events.append(Event(joined, name, tuple(data)))
+        if self._keeps_notes:
+            notes, self._notes = tuple(self._notes), []
+            if len(events) > count:
+                events[-1] = events[-1]._replace(notes=notes)
+            elif name or notes:
+                events.append(Event(b"", name, notes=notes))
 
 
 def loads(data: bytes) -> Any:

@@ -42,12 +42,17 @@ class ChatRequest:
     model is "" for the endpoint's own model. params are added to the vendor's request body as they are
     (temperature, max_tokens, …) over the endpoint's own. user_ref is an opaque word for abuse reports,
     never a name or an id a vendor could read.
+
+    Only for vendors that keep the conversation themselves: vendor_session is theirs from the last Finished, None
+    to begin one; biz_params are the facts an application of theirs asks for (who the member is).
     """
 
     messages: tuple[ChatMessage, ...]
     model: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
     user_ref: str | None = None
+    vendor_session: str | None = field(default=None, repr=False)
+    biz_params: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def prompt_chars(self) -> int:
@@ -84,13 +89,19 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The model said that it had finished. Exactly one, the last item of a stream that did not fail."""
+    """The model said that it had finished. Exactly one, the last item of a stream that did not fail.
+
+    vendor_session goes into the next ChatRequest of this conversation. reference_card is what the answer leans on:
+    `{"documents": [{"index", "title", "id", "name", "url", "text", "pages", "images"}]}`.
+    """
 
     finish_reason: str | None
     usage: Usage | None
     request_id: str | None = None
     malformed_events: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
+    vendor_session: str | None = field(default=None, repr=False)
+    reference_card: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 StreamItem = Delta | Finished

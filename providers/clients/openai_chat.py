@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import httpx
 import orjson
@@ -28,7 +28,7 @@ from providers.types import ChatRequest, Delta, StreamItem, storable
 _ERROR_BODY_MAX_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 5.0
 _INFLATED_MAX_BYTES = 64 * 1024  # per step, so that a bomb meets the line limit before memory does
-_KEY = re.compile(r"[\x21-\x7e]+")
+KEY = re.compile(r"[\x21-\x7e]+")
 _OURS = frozenset({"model", "messages", "stream"})
 
 
@@ -51,7 +51,7 @@ class OpenAIChatProvider:
         params are added to every request body; `{"stream_options": null}` leaves that field out, for the few
         servers that refuse it.
         """
-        self._url = chat_url(base_url)
+        self._url = self._url_of(base_url, model)
         self._model = model
         self._api_key = api_key
         self._params = dict(params or {})
@@ -61,7 +61,7 @@ class OpenAIChatProvider:
 
     async def stream(self, request: ChatRequest, *, tap: Tap | None = None) -> AsyncGenerator[StreamItem, None]:
         """Yield the reply as it comes, then Finished. See ChatProvider.stream."""
-        reducer = Reducer(line_max_bytes=self._clocks.line_max_bytes)
+        reducer = self._new_reducer(request)
         watch = Watch(self._clocks)
         response: httpx.Response | None = None
         lost: httpx.TransportError | None = None
@@ -166,11 +166,39 @@ class OpenAIChatProvider:
         if broken is not None:
             raise broken
         if reducer.error is not None:
-            raise refusal(None, reducer.error, request_id=request_id or reducer.request_id, secret=self._api_key)
+            raise self._named(reducer.status, reducer.error, request_id=request_id or reducer.request_id)
         if not reducer.is_complete:
             raise _incomplete(reducer, lost, request_id=request_id or reducer.request_id)
         reducer.request_id = request_id or reducer.request_id
         yield reducer.finished()
+
+    # What a vendor with another shape and the same manner says otherwise (dashscope_app.py).
+
+    def _url_of(self, base_url: str, model: str) -> str:
+        """Return the URL to post to."""
+        return chat_url(base_url)
+
+    def _new_reducer(self, request: ChatRequest) -> Reducer:
+        """Return what reads the answer to this question."""
+        return Reducer(line_max_bytes=self._clocks.line_max_bytes)
+
+    def _error_in(self, body: bytes) -> dict[str, Any] | None:
+        """Return {message, type, code, request_id?} of the body of an HTTP error."""
+        try:
+            return vendor_error(loads(body))
+        except ValueError:
+            return None
+
+    def _named(
+        self,
+        status: int | None,
+        error: Mapping[str, Any] | None,
+        *,
+        request_id: str | None,
+        retry_after: float | None = None,
+    ) -> errors.ProviderError:
+        """Return our error for the vendor's; status is None when it came in the stream and named none."""
+        return refusal(status, error, retry_after_seconds=retry_after, request_id=request_id, secret=self._api_key)
 
     def _request(self, client: httpx.AsyncClient, request: ChatRequest) -> httpx.Request:
         """Return the HTTP request for this question."""
@@ -186,20 +214,23 @@ class OpenAIChatProvider:
             body.update((name, value) for name, value in params.items() if name not in _OURS)
         if body["stream_options"] is None:
             del body["stream_options"]
-        headers = {
-            "Accept": "text/event-stream",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-        }
+        headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
+        return self._post(client, self._url, body, headers)
+
+    def _post(
+        self, client: httpx.AsyncClient, url: str, body: Mapping[str, Any], headers: dict[str, str]
+    ) -> httpx.Request:
+        """Return the HTTP request with key, connect clock and the address's trust. Raises Misconfigured."""
+        headers["Accept-Encoding"] = "identity"
         if self._api_key:
             key = self._api_key.reveal()
-            if not _KEY.fullmatch(key):
+            if not KEY.fullmatch(key):
                 raise errors.Misconfigured(code="bad_api_key")
             headers["Authorization"] = f"Bearer {key}"
         try:
             return client.build_request(
                 "POST",
-                self._url,
+                url,
                 content=orjson.dumps(body),
                 headers=headers,
                 extensions={
@@ -254,16 +285,11 @@ class OpenAIChatProvider:
         except asyncio.CancelledError:
             if not watch.timed_out():
                 raise
-        try:
-            value = loads(bytes(body[:_ERROR_BODY_MAX_BYTES]))
-        except ValueError:
-            value = None
-        return refusal(
+        return self._named(
             status,
-            vendor_error(value),
-            retry_after_seconds=retry_after_seconds(response.headers.get("retry-after")),
+            self._error_in(bytes(body[:_ERROR_BODY_MAX_BYTES])),
             request_id=request_id,
-            secret=self._api_key,
+            retry_after=retry_after_seconds(response.headers.get("retry-after")),
         )
 
 
@@ -273,6 +299,15 @@ def chat_url(base_url: str) -> str:
     A bare host gets `/v1`; a path is taken as the vendor wrote it (`…/compatible-mode/v1`, `…/api/paas/v4`).
     Raises: Misconfigured, if it is not an http(s) URL, or carries credentials, a query or a fragment.
     """
+    parts = split_base_url(base_url)
+    path = parts.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        path = (path or "/v1") + "/chat/completions"
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def split_base_url(base_url: str) -> SplitResult:
+    """Return the parts of a base URL. Raises Misconfigured when it is none."""
     try:
         parts = urlsplit(base_url.strip())
         port = parts.port
@@ -284,10 +319,7 @@ def chat_url(base_url: str) -> str:
         raise errors.Misconfigured(code="bad_base_url")
     if re.search(r"[\s\x00-\x1f\\]", base_url.strip()):
         raise errors.Misconfigured(code="bad_base_url")
-    path = parts.path.rstrip("/")
-    if not path.endswith("/chat/completions"):
-        path = (path or "/v1") + "/chat/completions"
-    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+    return parts
 
 
 def _incomplete(

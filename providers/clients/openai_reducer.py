@@ -47,6 +47,7 @@ class Reducer:
         "payloads",
         "reasonings",
         "request_id",
+        "status",
         "texts",
     )
 
@@ -67,6 +68,7 @@ class Reducer:
         self.reasonings: list[str] = []
         self.finish_reason: str | None = None
         self.error: dict[str, Any] | None = None
+        self.status: int | None = None  # the HTTP status that an error in the stream names, if it does
         self.done = False
         self.malformed_events = 0
         self.payloads = 0  # events that carried data we could read; comments and noise do not count
@@ -281,7 +283,7 @@ class Reducer:
         self.payloads += 1
         choices = value.get("choices")
         if "error" in value or type(choices) is not list:
-            self.error = _error_of(value, has_choices=bool(choices))  # 6
+            self.error = error_of(value, has_choices=bool(choices))  # 6
             if self.error is not None:
                 return
         if usage := value.get("usage"):
@@ -368,7 +370,7 @@ def _join_parts(content: Any) -> str:
     )
 
 
-def _error_of(value: Mapping[str, Any], *, has_choices: bool) -> dict[str, Any] | None:
+def error_of(value: Mapping[str, Any], *, has_choices: bool) -> dict[str, Any] | None:
     """Return {message, type, code} when this object is an error in any of the four shapes (6), else None."""
     error = value.get("error")
     if type(error) is dict and (error or not has_choices):
