@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
+from providers.clients.dashscope_app import BASE_URL, SET_BY_US
 from providers.clients.openai_chat import chat_url
 from providers.errors import ConnectFailed, Misconfigured
 from providers.http import resolve
@@ -80,7 +82,8 @@ class EndpointForm(forms.ModelForm):
             return {}
         if not isinstance(params, dict):
             raise forms.ValidationError(_('Write a JSON object, for example {"temperature": 0.7}.'))
-        if taken := sorted({"model", "messages", "stream"} & set(params)):
+        is_application = self.cleaned_data.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP
+        if taken := sorted((SET_BY_US if is_application else {"model", "messages", "stream"}) & set(params)):
             raise forms.ValidationError(_("These are set by the system: %(names)s.") % {"names": ", ".join(taken)})
         return params
 
@@ -118,11 +121,13 @@ class EndpointForm(forms.ModelForm):
             for name in ("base_url", "model"):
                 if name not in self.errors and not data.get(name):
                     self.add_error(name, _("An OpenAI compatible endpoint needs this."))
+        if data.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP and not data.get("model", "given wrongly"):
+            self.add_error("model", _("Write the id of the DashScope application here."))
         key, clear = data.get("api_key"), data.get("clear_api_key")
         if key and clear:
             self.add_error("clear_api_key", _("Either a new key or none."))
-        old_url = self.initial.get("base_url") or ""
-        is_moved = "base_url" in data and _origin(data["base_url"]) != _origin(old_url)
+        old_url = _url_called(self.initial)
+        is_moved = "base_url" in data and _origin(_url_called(data)) != _origin(old_url)
         if self.instance.api_key_encrypted and old_url and is_moved and not key and not clear:
             self.add_error(
                 "api_key",
@@ -138,6 +143,12 @@ class EndpointForm(forms.ModelForm):
             self.instance.set_api_key("")
         saved: Endpoint = super().save(commit)
         return saved
+
+
+def _url_called(values: Mapping[str, Any]) -> str:
+    """Return the base URL that an endpoint with these values calls: an application has one by default."""
+    default = BASE_URL if values.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP else ""
+    return values.get("base_url") or default
 
 
 def _origin(url: str) -> tuple[str, str]:

@@ -99,6 +99,7 @@ class Endpoint(models.Model):
         """The language an endpoint speaks."""
 
         OPENAI = "openai", _("OpenAI compatible")
+        DASHSCOPE_APP = "dashscope_app", _("DashScope application")
         SCRIPTED = "scripted", _("scripted (no model)")
 
     name = models.CharField(_("name"), max_length=100, unique=True)
@@ -109,6 +110,7 @@ class Endpoint(models.Model):
         blank=True,
         help_text=_("With or without /v1, for example https://api.example.com/v1"),
     )
+    # Of a DashScope application: its id.
     model = models.CharField(_("model"), max_length=200, blank=True)
     api_key_encrypted = models.TextField(blank=True, default="", editable=False)
     api_key_mask = models.CharField(_("API key"), max_length=20, blank=True, default="", editable=False)
@@ -180,12 +182,17 @@ class Endpoint(models.Model):
         verbose_name_plural = _("endpoints")
         ordering = ["priority", "id"]
         constraints = [
-            models.CheckConstraint(condition=Q(dialect__in=["openai", "scripted"]), name="endpoint_dialect"),
+            models.CheckConstraint(
+                condition=Q(dialect__in=["openai", "dashscope_app", "scripted"]), name="endpoint_dialect"
+            ),
             models.CheckConstraint(condition=Q(weight__gte=1, weight__lte=1000), name="endpoint_weight"),
             models.CheckConstraint(condition=Q(priority__lte=1000), name="endpoint_priority"),
             models.CheckConstraint(
                 condition=~Q(name="") & (~Q(dialect="openai") | (~Q(base_url="") & ~Q(model=""))),
                 name="endpoint_openai_has_url_and_model",
+            ),
+            models.CheckConstraint(
+                condition=~Q(dialect="dashscope_app") | ~Q(model=""), name="endpoint_application_has_id"
             ),
             *(
                 models.CheckConstraint(

@@ -17,6 +17,7 @@ import httpx
 
 from providers import errors
 from providers.base import ChatProvider
+from providers.clients.dashscope_app import DashScopeAppProvider
 from providers.clients.openai_chat import OpenAIChatProvider
 from providers.clients.scripted import ScriptedProvider
 from providers.http import close_shared_clients, new_client, shared_client
@@ -211,7 +212,8 @@ class Pool:
             script = endpoint.params.get("script")
             step = endpoint.params.get("step_seconds", 0.03)
             return ScriptedProvider(script if isinstance(script, list) else None, step_seconds=float(step))
-        return OpenAIChatProvider(
+        client = DashScopeAppProvider if endpoint.dialect == "dashscope_app" else OpenAIChatProvider
+        return client(
             base_url=endpoint.base_url,
             model=endpoint.model,
             api_key=endpoint.api_key,

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from django.conf import settings
 from django.db import transaction
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PRIORITY = 10_000  # after every row: rows may have 0 to 1000
 STAND_IN = "stand-in"
+Dialect = Literal["openai", "dashscope_app", "scripted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class EndpointConfig:
 
     id: int | None
     name: str
-    dialect: Literal["openai", "scripted"]
+    dialect: Dialect
     model: str
     base_url: str = ""
     api_key: Secret | None = None
@@ -64,6 +65,11 @@ class EndpointConfig:
     def is_stand_in(self) -> bool:
         """Whether this is what answers when no model is connected."""
         return self.id is None and self.name == STAND_IN
+
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether the vendor keeps conversations itself: it is asked with its session and who the member is."""
+        return self.dialect == "dashscope_app" and self.id is not None
 
     @property
     def key(self) -> str:
@@ -136,7 +142,7 @@ def config_of(row: Endpoint) -> EndpointConfig:
     return EndpointConfig(
         id=row.pk,
         name=row.name,
-        dialect="openai" if row.dialect == Endpoint.Dialect.OPENAI else "scripted",
+        dialect=cast(Dialect, row.dialect),
         model=row.model,
         base_url=row.base_url,
         api_key=key if key else None,

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import psycopg
@@ -49,6 +49,7 @@ PROGRESS_SECONDS = 10.0
 WAITING_MAX_CHARS = 64 * 1024
 """Upstream is not read while this much (at most 256 KiB) waits for the log: see DESIGN 5.4."""
 SEAL_RETRY_SECONDS = 0.3
+SESSION_TRIES = 10
 
 Interruption = Literal["stop", "drain", "database", "fenced"]
 
@@ -567,6 +568,8 @@ class Engine:
 
     async def _ask(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> Ending:
         """Ask one endpoint; tell its breaker, the trace and the attempt what came of it."""
+        if endpoint.keeps_sessions:
+            request = await self._with_session(run, endpoint, request)
         breaker = self._pool.breaker(endpoint)
         breaker.begin()
         metrics.PROMPT_CHARS.observe(request.prompt_chars)
@@ -585,6 +588,39 @@ class Engine:
             breaker.end()
         breaker.succeeded()
         return ending
+
+    async def _with_session(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> ChatRequest:
+        """Return the request with the vendor's own session of this chat and with who the member is."""
+        values = {
+            "chat": run.started.chat_id,
+            "question": run.started.user_message_id,
+            "message": run.started.reply_id,
+            "endpoint": endpoint.id,
+        }
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with asyncio.timeout(5):
+                    session, member = await self.store.read_vendor_session(run.started.site_id, values)
+                return replace(request, vendor_session=session, biz_params=member)
+            except DatabaseAway as error:
+                log.warning("session_unread", extra={**run.trace(), "error": type(error).__name__})
+                if tries == SESSION_TRIES:
+                    raise
+                await asyncio.sleep(SEAL_RETRY_SECONDS)
+
+    async def _keep_session(self, run: Run) -> None:
+        """Keep the vendor's session of a sealed reply; without it the next reply begins a new one."""
+        endpoint, finished = run.attempt.endpoint, run.attempt.finished
+        if endpoint is None or not endpoint.keeps_sessions or finished is None or not finished.vendor_session:
+            return
+        values = {"chat": run.started.chat_id, "endpoint": endpoint.id, "session": finished.vendor_session}
+        try:
+            async with asyncio.timeout(5):
+                await self.store.keep_vendor_session(run.started.site_id, values)
+        except (psycopg.Error, *DatabaseAway) as error:
+            log.warning("session_not_kept", extra={**run.trace(), "error": type(error).__name__})
 
     async def _read(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> Ending:
         """Read one endpoint's whole answer into the buffer."""
@@ -643,6 +679,7 @@ class Engine:
             usage=None
             if usage is None
             else {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens},
+            reference_card=dict(card) if finished is not None and (card := finished.reference_card) else None,
         )
 
     def _first_token(self, run: Run) -> None:
@@ -703,6 +740,8 @@ class Engine:
                 log.error("seal_refused", extra={**run.trace(), "error": type(error).__name__})
                 is_alive, is_sealed, stored = False, False, None
                 break
+        if is_sealed:
+            await self._keep_session(run)
         self._forget(run)
         if is_sealed:
             run.buffer.end(ending)
@@ -764,6 +803,7 @@ class Engine:
             "finish_reason": ending.finish_reason[:64] if ending.finish_reason else None,
             "error_code": ending.error_code,
             "usage": ending.usage,
+            "reference_card": ending.reference_card,
             "preview": content[:PREVIEW_CHARS],
             "attempt_status": attempt_status,
             # The ledger keeps the inner word, also of the attempt that the reply ended with.

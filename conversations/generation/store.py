@@ -78,7 +78,7 @@ WITH me AS ({FENCE}),
         UPDATE conversations_message message
            SET content = %(content)s, reasoning = %(reasoning)s, status = %(status)s,
                finish_reason = %(finish_reason)s, error_code = %(error_code)s, usage = %(usage)s,
-               finished_at = clock_timestamp()
+               reference_card = %(reference_card)s, finished_at = clock_timestamp()
           FROM me
          WHERE message.id = %(message)s AND message.worker_id = me.id AND message.status = 'streaming'
      RETURNING message.id, message.conversation_id, message.finished_at),
@@ -126,6 +126,37 @@ SELECT site_id, %(message)s, %(attempt)s + 1, '', '', %(worker)s, 'running', '',
        queued_at
   FROM ended
 ON CONFLICT (message_id, attempt) DO NOTHING
+"""
+
+# A vendor's session is good while it has seen everything: no reply has ended since that another endpoint gave, or
+# that failed or was stopped; the context was not cleared, the endpoint not changed, and this is no second answer.
+READ_VENDOR_SESSION = """
+SELECT (SELECT kept.session
+          FROM conversations_vendor_session kept
+          JOIN providers_endpoint endpoint
+            ON endpoint.id = kept.endpoint_id AND endpoint.updated_at < kept.updated_at
+         WHERE kept.site_id = chat.site_id AND kept.conversation_id = chat.id AND kept.endpoint_id = %(endpoint)s
+           AND kept.updated_at > coalesce(chat.context_cleared_at, '-infinity')
+           AND kept.updated_at > coalesce(
+               (SELECT coalesce(earlier.finished_at, 'infinity') FROM conversations_message earlier
+                 WHERE earlier.site_id = chat.site_id AND earlier.conversation_id = chat.id
+                   AND earlier.role = 'assistant' AND earlier.id < %(message)s
+                 ORDER BY earlier.id DESC LIMIT 1), '-infinity')
+           AND NOT EXISTS (SELECT 1 FROM conversations_message other
+                            WHERE other.reply_to_id = %(question)s AND other.id <> %(message)s)),
+       member.user_id, member.role, member.nickname
+  FROM conversations_conversation chat
+  JOIN conversations_membership member ON member.site_id = chat.site_id AND member.id = chat.membership_id
+ WHERE chat.site_id = %(site)s AND chat.id = %(chat)s
+"""
+
+KEEP_VENDOR_SESSION = f"""
+INSERT INTO conversations_vendor_session (site_id, conversation_id, endpoint_id, session, updated_at)
+SELECT chat.site_id, chat.id, used.id, %(session)s, clock_timestamp()
+  FROM conversations_conversation chat, ({USED}) used
+ WHERE chat.site_id = %(site)s AND chat.id = %(chat)s
+ON CONFLICT (site_id, conversation_id, endpoint_id)
+   DO UPDATE SET session = excluded.session, updated_at = excluded.updated_at
 """
 
 HEARTBEAT = """
@@ -325,13 +356,35 @@ class Store:
 
     async def seal(self, site_id: int, values: dict[str, Any]) -> tuple[bool, bool]:
         """End a reply for good; return whether this worker may still write, and whether it was the sealer."""
-        values = {**values, "usage": None if values["usage"] is None else Jsonb(values["usage"])}
+        values = {
+            **values,
+            **{
+                name: None if values[name] is None else Jsonb(values[name]) for name in ("usage", "reference_card")
+            },
+        }
         async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
             await connection.execute("SELECT set_config('app.site_id', %s, true)", [str(site_id)])
             cursor = await connection.execute(SEAL, values)
             row = await cursor.fetchone()
         assert row is not None
         return bool(row[0]), bool(row[1])
+
+    async def read_vendor_session(self, site_id: int, values: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
+        """Return the vendor's session for this reply, None when it has to begin one, and who the member is."""
+        async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
+            await connection.execute("SELECT set_config('app.site_id', %s, true)", [str(site_id)])
+            cursor = await connection.execute(READ_VENDOR_SESSION, {**values, "site": site_id})
+            row = await cursor.fetchone()
+        if row is None:
+            return None, {}
+        session, user_id, role, nickname = row
+        return session, {"User_ID": str(user_id), "Role": role, "Nickname": nickname}
+
+    async def keep_vendor_session(self, site_id: int, values: dict[str, Any]) -> None:
+        """Keep the vendor's session after a reply is sealed, unless the endpoint or the chat is gone."""
+        async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
+            await connection.execute("SELECT set_config('app.site_id', %s, true)", [str(site_id)])
+            await connection.execute(KEEP_VENDOR_SESSION, {**values, "site": site_id})
 
     async def next_attempt(self, site_id: int, values: dict[str, Any]) -> None:
         """Close the ledger row of a failed attempt and open the next one."""

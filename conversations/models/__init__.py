@@ -1,6 +1,6 @@
 """The rows: sites and people, conversations and messages, and how replies are made."""
 
-from conversations.models.conversations import Conversation, Message
+from conversations.models.conversations import Conversation, Message, VendorSession
 from conversations.models.generations import Generation, IdempotencyKey, ReplyChunk, Worker, WorkerLog
 from conversations.models.scoping import ScopedManager, TenantModel, UnscopedQuery
 from conversations.models.sites import (
@@ -28,6 +28,7 @@ __all__ = [
     "TenantModel",
     "UnscopedQuery",
     "User",
+    "VendorSession",
     "Worker",
     "WorkerLog",
     "site_setting",

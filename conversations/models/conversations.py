@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from conversations.models.scoping import ScopedManager, TenantModel
 from conversations.models.sites import Membership, Site
+from providers.models import Endpoint
 
 PREVIEW_CHARS = 80
 TITLE_CHARS = 200
@@ -161,3 +162,32 @@ class Message(TenantModel):
 
     def __str__(self) -> str:
         return f"{self.role} #{self.pk}"
+
+
+class VendorSession(TenantModel):
+    """What a vendor calls a conversation that it keeps itself, for one endpoint. It has seen all up to updated_at.
+
+    The database ties (site, conversation) together, and removes what hangs on a removed endpoint: migration 0004.
+    """
+
+    site = models.ForeignKey(Site, on_delete=models.CASCADE, related_name="+", db_index=False)
+    conversation = models.ForeignKey(
+        Conversation, on_delete=models.CASCADE, related_name="vendor_sessions", db_constraint=False, db_index=False
+    )
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    session = models.CharField(max_length=200)
+    updated_at = models.DateTimeField()
+
+    objects: ClassVar[ScopedManager] = ScopedManager(member_path="conversation__membership_id")
+
+    class Meta(TenantModel.Meta):
+        db_table = "conversations_vendor_session"
+        constraints = [
+            # Also read when a reply begins on an endpoint whose vendor keeps the conversation.
+            models.UniqueConstraint(
+                fields=["site", "conversation", "endpoint"], name="vendor_session_once_per_endpoint"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.conversation_id}@{self.endpoint_id}"

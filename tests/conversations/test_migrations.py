@@ -8,7 +8,16 @@ import pytest
 from django.db import IntegrityError, connection
 from django.utils import timezone
 
-from conversations.models import Conversation, Generation, IdempotencyKey, Login, Message, ReplyChunk
+from conversations.models import (
+    Conversation,
+    Generation,
+    IdempotencyKey,
+    Login,
+    Message,
+    ReplyChunk,
+    VendorSession,
+)
+from providers.models import Endpoint
 from tests.world import World, make_conversation, make_exchange
 
 
@@ -53,6 +62,17 @@ def hang_login(world: World) -> None:
     Login.across_sites.create(site=world.birch, membership=world.alice, refresh_jti="a", expires_at=timezone.now())
 
 
+def hang_session(world: World) -> None:
+    endpoint = Endpoint.objects.create(name="百炼", dialect="dashscope_app", model="app-1")
+    VendorSession.across_sites.create(
+        site=world.birch,
+        conversation=make_conversation(world.alice),
+        endpoint=endpoint,
+        session="s",
+        updated_at=timezone.now(),
+    )
+
+
 def hang_key(world: World) -> None:
     IdempotencyKey.across_sites.create(
         site=world.birch, membership=world.alice, key="k", body_hash="", created_at=timezone.now()
@@ -61,7 +81,16 @@ def hang_key(world: World) -> None:
 
 @pytest.mark.parametrize(
     "hang",
-    [hang_conversation, hang_message, hang_answer, hang_generation, hang_chunk, hang_login, hang_key],
+    [
+        hang_conversation,
+        hang_message,
+        hang_answer,
+        hang_generation,
+        hang_chunk,
+        hang_login,
+        hang_key,
+        hang_session,
+    ],
 )
 def test_no_row_can_hang_on_another_sites(world: World, hang: Callable[[World], None]) -> None:
     hang(world)

@@ -16,6 +16,11 @@ Faults: slow stall keepalive reset cut halfclose nofinish hangup status (or 400 
 crlf cr bigline endless gzip gzipbomb redirect empty nothing control nul html json jsonerror reasoning
 length content_filter toolcall drip.
 
+It also speaks `POST …/apps/{id}/completion`, an application of DashScope that keeps sessions: without one it
+begins one, an unknown one it refuses as the vendor does. Its words: `n`, `rate`, `seed`, `lost=1` (forgets all
+sessions once it has answered), `documents` and `thoughts` (how many), `fault=apperror` (an error event after
+`after` tokens).
+
 `GET /stats` returns counters and the last request bodies, `POST /reset` clears them.
 """
 
@@ -579,6 +584,67 @@ class Exchange:
         return True
 
 
+class AppExchange(Exchange):
+    """One request to an application of DashScope."""
+
+    async def frame(self, output: dict[str, Any], usage: dict[str, Any] | None = None) -> None:
+        """Write one frame in the vendor's own way of spacing."""
+        body = {"output": output, "usage": usage or {}, "request_id": "req-app-1"}
+        data = json.dumps(body, ensure_ascii=False)
+        await self.write(f"id:{self.sent + 1}\nevent:result\n:HTTP_STATUS/200\ndata:{data}\n\n".encode())
+        self.sent += 1
+
+    async def answer(self) -> bool:
+        """Answer as the application; return whether the connection may serve another request."""
+        asked = self.body.get("input") or {}
+        sessions = self.server.sessions
+        session = asked.get("session_id")
+        if bool(asked.get("prompt")) == bool(asked.get("messages")) or (session and asked.get("messages")):
+            return await self.refuse("BadRequest.Input", "prompt or messages, and no history with a session")
+        if session is None:
+            self.server.sessions_begun += 1
+            session = f"session-{self.server.sessions_begun}"
+            sessions.add(session)
+        elif session not in sessions:
+            return await self.refuse("InvalidParameter", "The session_id is invalid or expired.")
+        n = int(self.number("n", 8))
+        is_cumulative = (self.body.get("parameters") or {}).get("incremental_output") is not True
+        seed, rate, said = int(self.number("seed", 1)), self.number("rate", 0), ""
+        await self.head(200, "text/event-stream;charset=UTF-8")
+        for number in range(int(self.number("thoughts", 0))):
+            thought = {"action_type": "reasoning", "thought": f"想{number}"}
+            await self.frame({"session_id": session, "finish_reason": "null", "text": None, "thoughts": [thought]})
+        for position in range(n):
+            if position and rate > 0:
+                await self.wait(1 / rate)
+            token = token_at(seed, position)
+            said += token
+            text = said if is_cumulative else token
+            await self.frame({"session_id": session, "finish_reason": "null", "text": text})
+            if self.words.get("fault") == "apperror" and position + 1 == int(self.number("after", 3)):
+                error = '{"code":"DataInspectionFailed","message":"blocked","request_id":"req-app-1"}'
+                await self.write(f"id:9\nevent: error\n:HTTP_STATUS/400\ndata:{error}\n\n".encode())
+                await self.close_body()
+                return True
+        documents = [
+            {"index_id": str(k), "title": f"手册{k}", "doc_name": "手册.pdf", "text": "…", "page_number": [k]}
+            for k in range(1, int(self.number("documents", 0)) + 1)
+        ]
+        usage = {"models": [{"model_id": "qwen-max", "input_tokens": 10, "output_tokens": n}]}
+        last = {"session_id": session, "finish_reason": "stop", "text": said if is_cumulative else ""}
+        await self.frame(last | ({"doc_references": documents} if documents else {}), usage)
+        if self.words.get("lost"):
+            sessions.clear()
+        await self.close_body()
+        return True
+
+    async def refuse(self, code: str, message: str) -> bool:
+        """Write an HTTP error as this vendor does."""
+        body = json.dumps({"code": code, "message": message, "request_id": "req-app-1"})
+        await self.whole(400, "application/json", body.encode())
+        return True
+
+
 def big_text(size: int) -> str:
     """Return the one token of the bigline fault: about `size` bytes of Chinese."""
     return "大" * (size // 3)
@@ -589,6 +655,8 @@ class Server:
 
     def __init__(self, *, tokens: int = 8, rate: float = 0.0) -> None:
         self.stats = Stats()
+        self.sessions: set[str] = set()
+        self.sessions_begun = 0
         self.port = 0
         self.defaults = {"n": str(tokens), "rate": str(rate)}
 
@@ -619,10 +687,12 @@ class Server:
         method, path, _ = line.split(" ", 2)
         headers = {k.strip().lower(): v.strip() for k, v in (h.split(":", 1) for h in rest if ":" in h)}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
-        if not path.endswith("/chat/completions") or method != "POST":
+        is_app = "/apps/" in path and path.endswith("/completion")
+        if not (is_app or path.endswith("/chat/completions")) or method != "POST":
             return await self.other(writer, method, path)
         body = json.loads(raw or b"{}")
-        text = last_user_text(body)
+        asked = body.get("input") or {}
+        text = asked.get("prompt") or last_user_text(asked) if is_app else last_user_text(body)
         words = parse_directive(text)
         key = " ".join(f"{k}={v}" for k, v in words.items())
         self.stats.requests += 1
@@ -631,7 +701,7 @@ class Server:
         self.stats.headers.append({k: v for k, v in headers.items() if k != "authorization"} | {"path": path})
         if "times" in words and self.stats.by_directive[key] > int(words["times"]):
             words.pop("fault", None)
-        exchange = Exchange(self, reader, writer, {**self.defaults, **words}, body)
+        exchange = (AppExchange if is_app else Exchange)(self, reader, writer, {**self.defaults, **words}, body)
         self.stats.open_streams += 1
         try:
             keep = await exchange.answer()

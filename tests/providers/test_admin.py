@@ -192,3 +192,24 @@ def test_others_do_not_see_endpoints_at_all(boss: Client, rights: dict[str, bool
     row.refresh_from_db()
     assert row.model == "m-1"
     assert "主力" not in client.get("/admin/", follow=True).content.decode()
+
+
+def test_an_application_needs_its_id_and_no_url(boss: Client) -> None:
+    application = {"dialect": "dashscope_app", "base_url": ""}
+    assert list(errors_of(boss.post(f"{LIST}add/", form(**application, model="")))) == ["model"]
+    assert list(errors_of(boss.post(f"{LIST}add/", form(**application, params='{"session_id": "s"}')))) == [
+        "params"
+    ]
+    response = boss.post(f"{LIST}add/", form(**application, params='{"workspace": "ws_1"}'))
+    assert response.status_code == 302, errors_of(response)
+    assert Endpoint.objects.get().dialect == "dashscope_app"
+
+
+def test_the_key_of_an_application_does_not_move_to_another_host(boss: Client) -> None:
+    row = Endpoint(name="百炼", dialect="dashscope_app", model="app-1")
+    row.set_api_key(KEY)
+    row.save()
+    moved = form(name="百炼", dialect="dashscope_app", model="app-1", api_key=None)
+    assert list(errors_of(boss.post(f"{LIST}{row.pk}/change/", moved))) == ["api_key"]
+    assert boss.post(f"{LIST}{row.pk}/change/", moved | {"base_url": ""}).status_code == 302
+    assert Endpoint.objects.get().api_key().reveal() == KEY

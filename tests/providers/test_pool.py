@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from providers import errors
+from providers.clients.dashscope_app import DashScopeAppProvider
 from providers.clients.openai_chat import OpenAIChatProvider
 from providers.clients.scripted import ScriptedProvider
 from providers.http import HttpPolicy, new_client
@@ -232,3 +233,10 @@ def test_the_shared_client_is_made_from_the_settings(settings: Any) -> None:
         return isinstance(client, httpx.AsyncClient) and client.is_closed
 
     assert asyncio.run(go())
+
+
+def test_each_dialect_has_its_client() -> None:
+    pool = Pool()
+    application = pool.provider_for(endpoint(1, dialect="dashscope_app", base_url="", model="app-1"))
+    assert isinstance(application, DashScopeAppProvider)
+    assert type(pool.provider_for(endpoint(2))) is OpenAIChatProvider

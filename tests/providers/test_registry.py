@@ -77,6 +77,7 @@ def test_a_write_that_is_rolled_back_bumps_nothing() -> None:
         {"priority": 1001},
         {"base_url": ""},
         {"model": ""},
+        {"dialect": "dashscope_app", "model": ""},
         {"name": ""},
         {"idle_seconds": 0},
         {"connect_seconds": -1},
@@ -202,3 +203,11 @@ def test_the_snapshot_is_loaded_again_only_when_the_revision_moved(
     second = registry.refresh_if(revision())
     assert (second.revision, [e.name for e in second.endpoints]) == (revision(), ["甲"])
     assert registry.loaded() is second
+
+
+def test_an_application_needs_no_url_and_keeps_sessions() -> None:
+    make("百炼", dialect="dashscope_app", base_url="", model="app-1")
+    [endpoint] = registry.load_snapshot().endpoints
+    assert (endpoint.dialect, endpoint.model, endpoint.keeps_sessions) == ("dashscope_app", "app-1", True)
+    make("通用")
+    assert [e.keeps_sessions for e in registry.load_snapshot().endpoints] == [True, False]
