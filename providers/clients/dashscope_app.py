@@ -79,6 +79,8 @@ class DashScopeAppProvider(OpenAIChatProvider):
         A session that the vendor has lost is replaced by a new one, seeded with the last turns, once and before
         anything was said.
         """
+        if request.messages and request.messages[-1].role != "user":
+            request = replace(request, vendor_session=None)  # a text to go on with, which no session has seen
         if request.vendor_session:
             has_spoken = False
 

@@ -19,8 +19,10 @@ from providers.base import ChatProvider
 from providers.clients.dashscope_app import DashScopeAppProvider, app_url
 from providers.clients.dashscope_reducer import AppReducer
 from providers.credentials import Secret
+from providers.http import HttpPolicy, new_client
 from providers.types import ChatMessage, ChatRequest, Delta, Finished, Usage
-from tests.providers.conftest import Answer
+from tests.fakes.provider import FakeProvider, expected_text
+from tests.providers.conftest import Answer, Transport, collect
 
 WIRE = Path(__file__).parents[2] / "wire"
 CAPTURES = {
@@ -193,6 +195,13 @@ def test_a_session_and_the_history_are_never_both_sent() -> None:
         )
 
 
+def test_a_text_to_go_on_with_is_sent_without_the_session_that_has_not_seen_it() -> None:
+    talk = (*TALK, ChatMessage("assistant", "第二答的前半"))
+    _, [sent] = exchange([whole()], ChatRequest(talk, vendor_session=SESSION))
+    asked = json.loads(sent.content)["input"]
+    assert (set(asked), asked["messages"][-1]["content"]) == ({"messages"}, "第二答的前半")
+
+
 def test_biz_params_of_the_endpoint_stand_under_those_of_the_request() -> None:
     params = {"biz_params": {"user_defined_params": {"p": {"city": "北京"}}, "Role": "none"}}
     _, [sent] = exchange([whole()], ChatRequest(ASK, biz_params={"Role": "member"}), params=params)
@@ -359,6 +368,12 @@ def test_every_form_of_an_error_is_one(frame: str) -> None:
     assert isinstance(answer.error, errors.BadRequest | errors.Unavailable)
 
 
+def test_an_error_in_a_whole_answer_is_one() -> None:
+    answer, _ = exchange([httpx.Response(200, json={"code": "InvalidApiKey", "message": "m", "request_id": "r9"})])
+    assert isinstance(answer.error, errors.Unauthorized)
+    assert (answer.error.provider_request_id, answer.error.vendor_code) == ("r9", "InvalidApiKey")
+
+
 def test_an_error_after_the_finish_reason_is_an_error() -> None:
     answer, _ = exchange([frames({"text": "好", "finish_reason": "stop"}, "event:error\ndata:{}\n\n")])
     assert (answer.text, type(answer.error)) == ("好", errors.Unavailable)
@@ -519,3 +534,45 @@ def test_the_words_for_a_lost_session_are_the_endpoints() -> None:
 def test_a_new_name_for_the_session_is_reported() -> None:
     answer, _ = exchange([whole(session="s-2")], ChatRequest(TALK, vendor_session="s-1"))
     assert answer.finished is not None and answer.finished.vendor_session == "s-2"
+
+
+# --- over real sockets ---
+
+
+@pytest.mark.parametrize("is_tapped", [False, True], ids=["", "tapped"])
+@pytest.mark.parametrize("incremental", [True, False], ids=["incremental", "cumulative"])
+def test_a_long_reply_comes_whole_over_both_transports(
+    fake: FakeProvider, transport: Transport, is_tapped: bool, incremental: bool
+) -> None:
+    async def go() -> Answer:
+        policy = HttpPolicy(allowed_addresses=frozenset({fake.address}), transport=transport)
+        async with new_client(policy) as client:
+            provider = DashScopeAppProvider(
+                base_url=f"http://{fake.address}",
+                model="app-1",
+                params={"incremental_output": incremental},
+                client=lambda: client,
+            )
+            return await collect(provider, "[[n=300 documents=1]]", is_tapped=is_tapped, vendor_session="lost")
+
+    answer = asyncio.run(go())
+    assert answer.error is None
+    assert answer.finished is not None and answer.finished.vendor_session is not None
+    assert (answer.text, answer.finished.usage) == (expected_text(n=300), Usage(10, 300))
+    assert answer.finished.reference_card is not None
+    assert fake.stats()["bodies"][-2]["input"]["session_id"] == "lost"
+
+
+def test_closing_the_stream_closes_the_connection(fake: FakeProvider) -> None:
+    async def go() -> None:
+        async with new_client(HttpPolicy(allowed_addresses=frozenset({fake.address}))) as client:
+            provider = DashScopeAppProvider(
+                base_url=f"http://{fake.address}", model="app-1", client=lambda: client
+            )
+            asked = ChatRequest((ChatMessage("user", "[[n=1000 rate=50 tag=closing]]"),))
+            async with aclosing(provider.stream(asked)) as items:
+                await anext(items)
+            await asyncio.sleep(0.3)
+
+    asyncio.run(go())
+    assert "n=1000 rate=50 tag=closing" in [one["directive"] for one in fake.stats()["closed_by_client"]]
