@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldBooleanSwitchWidget,
 )
@@ -70,13 +71,26 @@ class SiteForm(forms.ModelForm):
         min_value=INTEGER_BOUNDS["retention_days"][0],
         max_value=INTEGER_BOUNDS["retention_days"][1],
         widget=UnfoldAdminIntegerFieldWidget(),
-        help_text=_("Conversations are erased so many days after they were deleted; 0 keeps them."),
+        help_text=_(
+            "Conversations that nobody has touched for so many days are erased; 0 keeps them. "
+            "Deleted ones are erased after 30 days."
+        ),
     )
     setting_stand_in = forms.BooleanField(
         label=_("Stand-in without a model"),
         required=False,
         widget=UnfoldBooleanSwitchWidget(),
         help_text=_("While no model is configured, a scripted stand-in answers, and says so."),
+    )
+    setting_midstream_failover = forms.ChoiceField(
+        label=_("When a model fails in mid-reply"),
+        choices=[
+            ("off", _("End the reply as failed, with what it has")),
+            ("prefix", _("Another model goes on; it is shown the text so far as its own")),
+            ("instruction", _("Another model goes on; it is told to, in words")),
+        ],
+        widget=UnfoldAdminSelectWidget(),
+        help_text=_("Needs a second endpoint. The first way suits models that continue a given beginning."),
     )
     setting_ascii_stream = forms.BooleanField(
         label=_("ASCII streams"),
@@ -141,7 +155,14 @@ class SiteAdmin(ScopedAdmin):
         (None, {"fields": ("name", "slug", "locale", "is_active", "created_at")}),
         (
             _("Answers"),
-            {"fields": ("setting_system_prompt", "setting_history_messages", "setting_stand_in")},
+            {
+                "fields": (
+                    "setting_system_prompt",
+                    "setting_history_messages",
+                    "setting_stand_in",
+                    "setting_midstream_failover",
+                )
+            },
         ),
         (
             _("Conversations"),

@@ -13,6 +13,7 @@ from conversations.context.prompt import build_prompt
 from conversations.db import tenant
 from conversations.errors import Conflict, Invalid, NotAllowed, NotFound
 from conversations.events import is_storable
+from conversations.generation.seam import Way
 from conversations.history.actions import shorten_title
 from conversations.history.idempotency import claim_key
 from conversations.models import Generation, Message, site_setting
@@ -51,6 +52,7 @@ class Started:
     title: str | None = None
     is_ascii_stream: bool = False
     allows_stand_in: bool = True
+    midstream_failover: Way = "off"
 
 
 class OwnerGone(Exception):
@@ -231,6 +233,7 @@ def _started(
         title=title,
         is_ascii_stream=setting_of(chat.site_settings, "ascii_stream"),
         allows_stand_in=setting_of(chat.site_settings, "stand_in"),
+        midstream_failover=setting_of(chat.site_settings, "midstream_failover"),
     )
 
 

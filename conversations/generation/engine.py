@@ -30,6 +30,7 @@ from conversations.errors import ChatError, Conflict, NotFound, Unavailable
 from conversations.generation import endpoints, metrics, sweeper
 from conversations.generation.actions import OwnerGone, Started
 from conversations.generation.buffer import Ending, ReplyBuffer
+from conversations.generation.seam import Seam, continuation
 from conversations.generation.store import DatabaseAway, Store
 from conversations.generation.watch import OwnerTail, ending_of, fill
 from conversations.generation.writer import Writer
@@ -64,6 +65,7 @@ class Attempt:
     first_token: float = 0.0
     last_token: float = 0.0
     closed: float = 0.0
+    began_at: tuple[int, int] = (0, 0)
     finished: Finished | None = None
     error: ProviderError | None = None
 
@@ -535,8 +537,8 @@ class Engine:
 
     async def _generate(self, run: Run) -> Ending:
         """Ask one endpoint after the other until one has said something; return how it ended."""
-        request = ChatRequest(messages=run.started.prompt)
         failure: ProviderError | None = None
+        way = run.started.midstream_failover
         self._pool.count_reply()
         snapshot = registry.loaded()
         if snapshot is None:
@@ -547,10 +549,10 @@ class Engine:
             if failure is not None:
                 await self._next_attempt(run, failure)
             try:
-                return await self._ask(run, endpoint, request)
+                return await self._ask(run, endpoint)
             except ProviderError as error:
                 failure = error
-                if run.chars or not _is_worth_another(error):
+                if not _is_worth_another(error) or (run.chars and way == "off"):
                     return Ending("failed", error_code=error.public_code)
         if failure is None or run.attempt.endpoint is None:
             usable = [e for e in snapshot.endpoints if run.started.allows_stand_in or not e.is_stand_in]
@@ -562,20 +564,23 @@ class Engine:
         await self._next_attempt(run, failure)
         await asyncio.sleep(pause)
         try:
-            return await self._ask(run, last, request)
+            return await self._ask(run, last)
         except ProviderError as error:
             return Ending("failed", error_code=error.public_code)
 
-    async def _ask(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> Ending:
-        """Ask one endpoint; tell its breaker, the trace and the attempt what came of it."""
-        if endpoint.keeps_sessions:
+    async def _ask(self, run: Run, endpoint: EndpointConfig) -> Ending:
+        """Ask one endpoint for the reply, or for its rest; tell its breaker, the trace and the attempt what came."""
+        so_far, thoughts = run.buffer.final_text() if run.chars else ("", "")
+        run.attempt.began_at = (len(so_far), len(thoughts))
+        request = ChatRequest(messages=continuation(run.started.prompt, so_far, run.started.midstream_failover))
+        if endpoint.keeps_sessions and not so_far:
             request = await self._with_session(run, endpoint, request)
         breaker = self._pool.breaker(endpoint)
         breaker.begin()
         metrics.PROMPT_CHARS.observe(request.prompt_chars)
         code = "interrupted"
         try:
-            ending = await self._read(run, endpoint, request)
+            ending = await self._read(run, endpoint, request, so_far)
             code = ending.error_code or "ok"
         except ProviderError as error:
             code = error.code
@@ -622,7 +627,7 @@ class Engine:
         except (psycopg.Error, *DatabaseAway) as error:
             log.warning("session_not_kept", extra={**run.trace(), "error": type(error).__name__})
 
-    async def _read(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> Ending:
+    async def _read(self, run: Run, endpoint: EndpointConfig, request: ChatRequest, so_far: str) -> Ending:
         """Read one endpoint's whole answer into the buffer."""
         attempt, buffer, writer = run.attempt, run.buffer, self._writer
         assert writer is not None
@@ -640,6 +645,7 @@ class Engine:
             },
         )
         is_too_long = False
+        seam = Seam(so_far) if run.started.midstream_failover == "instruction" and so_far else None
 
         def take(text: str, reasoning: str) -> bool:
             """Put one delta into the buffer; return whether more may come before the log has caught up."""
@@ -647,6 +653,8 @@ class Engine:
             attempt.last_token = time.monotonic()
             if not attempt.first_token:
                 self._first_token(run)
+            if seam is not None:
+                text = seam.feed(text)
             before = run.chars
             run.chars = before + len(text) + len(reasoning)
             if run.chars > most_chars:
@@ -670,6 +678,8 @@ class Engine:
                         await writer.room(buffer, WAITING_MAX_CHARS // 2)
         finally:
             attempt.closed = time.monotonic()
+            if seam is not None and (held := seam.close()):
+                take(held, "")
         finished = attempt.finished
         reason = None if finished is None else finished.finish_reason
         usage = None if finished is None or finished.usage is None else finished.usage
@@ -689,13 +699,14 @@ class Engine:
         log.info("reply_first_token", extra={**run.trace(), "seconds": round(seconds, 4)})
 
     async def _next_attempt(self, run: Run, error: ProviderError) -> None:
-        """Close the ledger row of the attempt that failed before its first token, and open the next."""
+        """Close the ledger row of an attempt that failed while another may do better, and open the next."""
         metrics.FAILOVERS.inc()
         values = {
             **self._ledger_values(run),
             "message": run.started.reply_id,
             "error_code": error.code,
             "request_id": error.provider_request_id or "",
+            **self._estimated_cost(run),
         }
         try:
             await self.store.next_attempt(run.started.site_id, values)
@@ -791,9 +802,15 @@ class Engine:
         usage = finished.usage if finished else None
         request_id = finished.request_id if finished else error.provider_request_id if error else None
         attempt_status = {"truncated": "complete"}.get(ending.status, ending.status)
-        input_tokens = usage.input_tokens if usage else self._estimated_input(run)
-        output_tokens = usage.output_tokens if usage else estimate_tokens(content) + estimate_tokens(reasoning)
         endpoint = run.attempt.endpoint
+        cost = self._estimated_cost(run)
+        if usage is not None:
+            price = endpoint.cost_micros(usage.input_tokens, usage.output_tokens) if endpoint else None
+            cost = {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "cost_micros": price,
+            }
         return {
             **self._ledger_values(run),
             "message": run.started.reply_id,
@@ -809,17 +826,25 @@ class Engine:
             # The ledger keeps the inner word, also of the attempt that the reply ended with.
             "attempt_error_code": error.code if error and ending.status == "failed" else ending.error_code,
             "request_id": (request_id or "")[:200],
-            "input_tokens": input_tokens,
-            "output_tokens": output_tokens,
-            "cost_micros": endpoint.cost_micros(input_tokens, output_tokens) if endpoint else None,
+            **cost,
             "tokens_source": "provider" if usage and not usage.is_estimated else "estimated",
         }
 
     @staticmethod
-    def _estimated_input(run: Run) -> int:
-        if not run.attempt.called:
-            return 0
-        return sum(estimate_tokens(message.content) for message in run.started.prompt)
+    def _estimated_cost(run: Run) -> dict[str, Any]:
+        """Return what this attempt took and said, by our own count; nothing when it failed before a word."""
+        attempt, endpoint = run.attempt, run.attempt.endpoint
+        content, reasoning = run.buffer.final_text()
+        said = estimate_tokens(content[attempt.began_at[0] :]) + estimate_tokens(reasoning[attempt.began_at[1] :])
+        asked = 0
+        if attempt.called and not (attempt.error is not None and not attempt.first_token):
+            asked = sum(estimate_tokens(message.content) for message in run.started.prompt)
+            asked += estimate_tokens(content[: attempt.began_at[0]])
+        return {
+            "input_tokens": asked,
+            "output_tokens": said,
+            "cost_micros": endpoint.cost_micros(asked, said) if endpoint else None,
+        }
 
     def _log_end(self, run: Run, ending: Ending, values: dict[str, Any]) -> None:
         metrics.REPLIES_ENDED.labels(ending.status, ending.error_code).inc()

@@ -115,7 +115,10 @@ WITH me AS ({FENCE}),
            SET status = 'failed', error_code = %(error_code)s, vendor_request_id = %(request_id)s,
                endpoint_id = (SELECT id FROM used), endpoint_name = %(endpoint_name)s, model = %(model)s,
                prompt_messages = %(prompt_messages)s, prompt_chars = %(prompt_chars)s,
+               input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s, cost_micros = %(cost_micros)s,
                called_at = clock_timestamp() - %(called_ago)s * interval '1 second',
+               first_token_at = clock_timestamp() - %(first_token_ago)s * interval '1 second',
+               last_token_at = clock_timestamp() - %(last_token_ago)s * interval '1 second',
                finished_at = clock_timestamp()
           FROM me WHERE attempt.message_id = %(message)s AND attempt.attempt = %(attempt)s
      RETURNING attempt.site_id, attempt.queued_at)

@@ -23,10 +23,12 @@ DEFAULTS: Mapping[str, Any] = {
     "ascii_stream": False,
     "retention_days": 0,
     "stand_in": True,
+    "midstream_failover": "off",
 }
 
 PROMPT_MAX_CHARS = 32_768
 INTEGER_BOUNDS = {"history_messages": (0, 200), "retention_days": (0, 36_500)}
+CHOICES = {"midstream_failover": ("off", "prefix", "instruction")}
 _SWITCHES = {"ascii_stream", "stand_in"}
 
 
@@ -47,6 +49,9 @@ def validate_site_settings(settings: object) -> None:
         elif key in _SWITCHES:
             if not isinstance(value, bool):
                 raise ValueError(f"{key}: must be true or false")
+        elif key in CHOICES:
+            if value not in CHOICES[key]:
+                raise ValueError(f"{key}: must be one of {', '.join(CHOICES[key])}")
         elif key == "system_prompt":
             if not isinstance(value, str) or len(value) > PROMPT_MAX_CHARS or "\0" in value:
                 raise ValueError(f"{key}: must be a text of at most 32768 characters")

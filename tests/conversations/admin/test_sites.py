@@ -32,6 +32,7 @@ def filled(**changes: Any) -> dict[str, Any]:
         "setting_context_reuse_seconds": json.dumps(DEFAULTS["context_reuse_seconds"]),
         "setting_retention_days": "0",
         "setting_stand_in": "on",
+        "setting_midstream_failover": "off",
         **changes,
     }
 
@@ -65,6 +66,7 @@ def test_every_setting_can_be_changed_and_is_shown_again(world: World, manager: 
         "setting_retention_days": "30",
         "setting_ascii_stream": "on",
         "setting_stand_in": "",
+        "setting_midstream_failover": "prefix",
     }
     assert save(manager, world.acorn, **changes) == {}
     assert world.acorn.settings == {
@@ -73,6 +75,7 @@ def test_every_setting_can_be_changed_and_is_shown_again(world: World, manager: 
         "retention_days": 30,
         "ascii_stream": True,
         "stand_in": False,
+        "midstream_failover": "prefix",
     }
     page = manager.get(reverse("admin:conversations_site_change", args=[world.acorn.pk])).content.decode()
     assert "自定义" in page and 'value="7"' in page
