@@ -75,6 +75,12 @@ CODES: Mapping[str, ErrorText] = {
     ),
     "generating": ErrorText(409, "Conflict", "上一条回复仍在生成中。", "A reply is still under way in this chat."),
     "already_finished": ErrorText(409, "Conflict", "这条回复已经结束。", "This reply has already finished."),
+    "endpoint_in_use": ErrorText(
+        409,
+        "Conflict",
+        "接入点上还有回复在生成，不能删除。",
+        "Replies are under way on this endpoint, so it cannot be deleted.",
+    ),
     # 408, 413, 415, 422, 429, 431
     "request_timeout": ErrorText(
         408, "Request timeout", "请求内容传输过慢。", "The request did not arrive in time."

@@ -1,9 +1,14 @@
-"""The endpoints in the admin. They serve all sites, so only superusers see them; keys go in and never come out."""
+"""The endpoints in the admin, for staff with Django's permissions on them; keys go in and never come out.
+
+They serve all sites. What has to know who uses an endpoint stands on top of this, in
+`conversations/admin/endpoints.py`.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,11 +19,12 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.html import format_html
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import get_language, gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
+from providers.advice import advice
 from providers.clients.dashscope_app import BASE_URL, SET_BY_US
 from providers.clients.openai_chat import chat_url
 from providers.errors import ConnectFailed, Misconfigured
@@ -26,8 +32,12 @@ from providers.http import resolve
 from providers.models import Endpoint
 from providers.pool import probe
 from providers.registry import config_of
+from providers.types import storable
 
 _PROBES_MAX = 5
+_CLOCK_MAX_SECONDS = 86_400
+_SCRIPT_KEYS = {"script", "step_seconds"}
+_STEP_KEYS = {"text", "reasoning", "sleep", "error", "finish", "cut"}
 
 
 class EndpointForm(forms.ModelForm):
@@ -54,6 +64,10 @@ class EndpointForm(forms.ModelForm):
             "is_active",
             "priority",
             "weight",
+            "concurrency_max",
+            "requests_per_minute",
+            "input_micros_per_million",
+            "output_micros_per_million",
             "params",
             "connect_seconds",
             "first_seconds",
@@ -63,6 +77,7 @@ class EndpointForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._called_before = _called(self.instance)
         mask = self.instance.api_key_mask
         self.fields["api_key"].help_text = (
             _("Stored: %(mask)s. Leave empty to keep it.") % {"mask": mask} if mask else _("None is stored.")
@@ -82,6 +97,9 @@ class EndpointForm(forms.ModelForm):
             return {}
         if not isinstance(params, dict):
             raise forms.ValidationError(_('Write a JSON object, for example {"temperature": 0.7}.'))
+        text = json.dumps(params, ensure_ascii=False)
+        if storable(text) != text or re.search(r"(?<!\\)(\\\\)*\\u0000", text):
+            raise forms.ValidationError(_("There are characters in it that cannot be stored."))
         is_application = self.cleaned_data.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP
         if taken := sorted((SET_BY_US if is_application else {"model", "messages", "stream"}) & set(params)):
             raise forms.ValidationError(_("These are set by the system: %(names)s.") % {"names": ", ".join(taken)})
@@ -123,6 +141,13 @@ class EndpointForm(forms.ModelForm):
                     self.add_error(name, _("An OpenAI compatible endpoint needs this."))
         if data.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP and not data.get("model", "given wrongly"):
             self.add_error("model", _("Write the id of the DashScope application here."))
+        if data.get("dialect") == Endpoint.Dialect.SCRIPTED and isinstance(data.get("params"), dict):
+            for problem in _script_problems(data["params"]):
+                self.add_error("params", problem)
+        for name in ("connect_seconds", "first_seconds", "idle_seconds", "total_seconds"):
+            seconds = data.get(name)
+            if seconds is not None and not 0 < seconds <= _CLOCK_MAX_SECONDS:
+                self.add_error(name, _("Write a number of seconds above zero, at most a day, or nothing."))
         key, clear = data.get("api_key"), data.get("clear_api_key")
         if key and clear:
             self.add_error("clear_api_key", _("Either a new key or none."))
@@ -141,6 +166,11 @@ class EndpointForm(forms.ModelForm):
             self.instance.set_api_key(self.cleaned_data["api_key"])
         elif self.cleaned_data.get("clear_api_key"):
             self.instance.set_api_key("")
+        is_new_key = self.cleaned_data.get("api_key") or self.cleaned_data.get("clear_api_key")
+        if is_new_key or _called(self.instance) != self._called_before:
+            self.instance.tested_at = self.instance.test_ok = None
+        if self.instance.is_active:
+            self.instance.is_draining = False
         saved: Endpoint = super().save(commit)
         return saved
 
@@ -149,6 +179,37 @@ def _url_called(values: Mapping[str, Any]) -> str:
     """Return the base URL that an endpoint with these values calls: an application has one by default."""
     default = BASE_URL if values.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP else ""
     return values.get("base_url") or default
+
+
+def _called(endpoint: Endpoint) -> tuple[str, ...]:
+    """Return what is called: whoever changes it has an endpoint that nobody has tested."""
+    params = json.dumps(endpoint.params, sort_keys=True)
+    return (endpoint.dialect, endpoint.base_url, endpoint.model, params)
+
+
+def _advice(code: str) -> str:
+    return advice(code, "en" if (get_language() or "").startswith("en") else "zh-hans")
+
+
+def _script_problems(params: dict[str, Any]) -> Iterator[Any]:
+    """Yield what is wrong with the parameters of a scripted endpoint."""
+    if unknown := sorted(set(params) - _SCRIPT_KEYS):
+        yield _("Unknown keys: %(names)s.") % {"names": ", ".join(unknown)[:200]}
+    script = params.get("script", [])
+    if not isinstance(script, list) or not all(
+        isinstance(step, dict)
+        and set(step) <= _STEP_KEYS
+        and all(isinstance(step.get(name, ""), str) for name in ("text", "reasoning", "error"))
+        and _is_pause(step.get("sleep", 0))
+        for step in script
+    ):
+        yield _('A script is a list of steps such as {"text": "…"}, {"sleep": 1} or {"finish": "stop"}.')
+    if not _is_pause(params.get("step_seconds", 0)):
+        yield _("step_seconds is a number of seconds.")
+
+
+def _is_pause(seconds: Any) -> bool:
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= 3600
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -161,17 +222,18 @@ def _origin(url: str) -> tuple[str, str]:
 
 @admin.register(Endpoint)
 class EndpointAdmin(ModelAdmin):
-    """Superusers register, change, try, activate and remove endpoints."""
+    """Staff register, change, try, activate and remove endpoints, each as their permissions allow."""
 
     form = EndpointForm
-    list_display = ["name", "model", "base_url", "api_key_mask", "is_active", "priority", "weight", "updated_at"]
+    list_display = ["name", "model", "base_url", "api_key_mask", "is_active", "test_ok", "priority", "weight"]
     list_filter = ["is_active", "dialect"]
     search_fields = ["name", "model", "base_url"]
     actions = ["activate", "deactivate", "try_out"]
-    readonly_fields = ["created_at", "updated_at"]
+    readonly_fields = ["created_at", "updated_at", "tested_at", "test_ok"]
     fieldsets = [
         (None, {"fields": ["name", "is_active", "dialect", "base_url", "model", "api_key", "clear_api_key"]}),
-        (_("Choice"), {"fields": ["priority", "weight"]}),
+        (_("Choice"), {"fields": ["priority", "weight", "concurrency_max", "requests_per_minute"]}),
+        (_("Prices"), {"fields": ["input_micros_per_million", "output_micros_per_million"]}),
         (
             _("Request and clocks"),
             {
@@ -179,53 +241,39 @@ class EndpointAdmin(ModelAdmin):
                 "fields": ["params", "connect_seconds", "first_seconds", "idle_seconds", "total_seconds"],
             },
         ),
-        (_("Times"), {"classes": ["collapse"], "fields": ["created_at", "updated_at"]}),
+        (_("Times"), {"classes": ["collapse"], "fields": ["tested_at", "test_ok", "created_at", "updated_at"]}),
     ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Endpoint]:
-        """Return all endpoints, or none: nobody else learns which ids exist."""
+        """Return all endpoints, or none for who may not see them: nobody else learns which ids exist."""
         rows = super().get_queryset(request)
-        return rows if _is_superuser(request) else rows.none()
+        return rows if self.has_view_permission(request) else rows.none()
 
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        """Return whether endpoints appear at all."""
-        return _is_superuser(request)
-
-    def has_view_permission(self, request: HttpRequest, obj: Endpoint | None = None) -> bool:
-        """Return whether endpoints may be seen."""
-        return _is_superuser(request)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return whether endpoints may be added."""
-        return _is_superuser(request)
-
-    def has_change_permission(self, request: HttpRequest, obj: Endpoint | None = None) -> bool:
-        """Return whether endpoints may be changed."""
-        return _is_superuser(request)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Endpoint | None = None) -> bool:
-        """Return whether endpoints may be removed."""
-        return _is_superuser(request)
-
-    @admin.action(description=_("Activate the selected endpoints"))
+    @admin.action(description=_("Activate the selected endpoints"), permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet[Endpoint]) -> None:
         """Activate."""
+        for row in queryset:
+            if row.was_never_well:
+                warning = gettext("%(name)s has not passed a test as it stands.") % {"name": row.name}
+                self.message_user(request, warning, messages.WARNING)
         self._switch(request, queryset, is_active=True)
 
-    @admin.action(description=_("Deactivate the selected endpoints"))
+    @admin.action(description=_("Deactivate the selected endpoints"), permissions=["change"])
     def deactivate(self, request: HttpRequest, queryset: QuerySet[Endpoint]) -> None:
         """Deactivate."""
         self._switch(request, queryset, is_active=False)
 
-    @admin.action(description=_("Try the selected endpoints with a real call"))
+    @admin.action(description=_("Try the selected endpoints with a real call"), permissions=["change"])
     def try_out(self, request: HttpRequest, queryset: QuerySet[Endpoint]) -> HttpResponseBase | None:
         """Call each endpoint once and say how it went."""
         for row in queryset[:_PROBES_MAX]:
             try:
                 result = async_to_sync(probe)(config_of(row), seconds=15.0)
             except Misconfigured as error:
-                self.message_user(request, f"{row.name}: {error.code}", messages.ERROR)
+                row.note_test(is_ok=False)
+                self.message_user(request, f"{row.name}: {_advice(error.code)}", messages.ERROR)
                 continue
+            row.note_test(is_ok=result.is_ok)
             if result.is_ok:
                 text = gettext("{name}: answered in {latency} ms, first token after {first} ms: {sample}")
                 level = messages.SUCCESS
@@ -240,17 +288,15 @@ class EndpointAdmin(ModelAdmin):
                     first=result.first_token_ms,
                     sample=result.sample,
                     code=result.error_code,
-                    detail=result.vendor_message or "",
+                    detail=" ".join(filter(None, (_advice(result.error_code or ""), result.vendor_message))),
                 ),
                 level,
             )
         return None
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Endpoint], *, is_active: bool) -> None:
-        count = queryset.exclude(is_active=is_active).update(is_active=is_active)
+        count = queryset.exclude(is_active=is_active).update(
+            is_active=is_active, **({"is_draining": False} if is_active else {})
+        )
         text = ngettext("%(count)d endpoint changed.", "%(count)d endpoints changed.", count) % {"count": count}
         self.message_user(request, text, messages.SUCCESS)
-
-
-def _is_superuser(request: HttpRequest) -> bool:
-    return bool(request.user.is_active and getattr(request.user, "is_superuser", False))

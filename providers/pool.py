@@ -226,7 +226,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a test call to one endpoint found; vendor_message is for staff only."""
+    """What a test call to one endpoint found; sample and vendor_message are for staff only, and hold no key."""
 
     is_ok: bool
     latency_ms: int
@@ -283,9 +283,15 @@ async def probe(
         is_ok=error is None and first is not None,
         latency_ms=since(time.monotonic()),
         first_token_ms=None if first is None else since(first),
-        sample="".join(pieces)[:sample_chars],
+        sample=_without_key("".join(pieces), endpoint)[:sample_chars],
         finish_reason=finished.finish_reason if finished else None,
         usage=finished.usage if finished else None,
         error_code=error.code if error else (None if first else "empty_reply"),
-        vendor_message=error.vendor_message if error else None,
+        vendor_message=_without_key(error.vendor_message, endpoint) if error and error.vendor_message else None,
     )
+
+
+def _without_key(text: str, endpoint: EndpointConfig) -> str:
+    """Return what a provider said with our key masked: some quote it when they refuse it."""
+    key = endpoint.api_key.reveal() if endpoint.api_key else ""
+    return text.replace(key, str(endpoint.api_key)) if key else text

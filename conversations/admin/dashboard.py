@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from conversations.admin.base import is_superuser, managed_site_ids
+from conversations.admin.endpoints import is_standing_in
 from conversations.models import Conversation, Generation, Membership
 
 
@@ -65,4 +66,5 @@ def figures(request: HttpRequest) -> list[Figure]:
 
 def add_figures(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Return the context of the first page with the figures in it."""
-    return {**context, "figures": figures(request)}
+    may_see = request.user.has_perm("providers.view_endpoint") or is_superuser(request)
+    return {**context, "figures": figures(request), "is_standing_in": may_see and is_standing_in()}

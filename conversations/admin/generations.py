@@ -63,7 +63,7 @@ class GenerationAdmin(ScopedAdmin):
     search_help_text = _("Endpoint, model, error code or the provider's request id")
     fieldsets = (
         (None, {"fields": ("reply", "number", "endpoint_used", "model_used", "status_label", "error")}),
-        (_("Size"), {"fields": ("prompt_size", "tokens", "finish", "request_id")}),
+        (_("Size"), {"fields": ("prompt_size", "tokens", "cost", "finish", "request_id")}),
         (_("Times"), {"fields": ("queued", "called", "first", "last", "finished", "closed")}),
         (_("Durations"), {"fields": ("first_token_after", "took")}),
     )
@@ -120,6 +120,11 @@ class GenerationAdmin(ScopedAdmin):
             return None
         about = "" if generation.tokens_source == "provider" else "≈ "
         return f"{about}{generation.input_tokens or 0} / {generation.output_tokens or 0}"
+
+    @display(description=_("cost"), empty_value="–")
+    def cost(self, generation: Generation) -> str | None:
+        """Return the cost in the currency of the endpoint's prices; None when no price was known."""
+        return None if generation.cost_micros is None else f"{generation.cost_micros / 1_000_000:.6f}"
 
     @display(description=_("first token after"), empty_value="–")
     def first_token_after(self, generation: Generation) -> str | None:

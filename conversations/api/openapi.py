@@ -24,6 +24,7 @@ Endpoint = tuple[str, str, str, Callable[..., Any]]
 
 _COMMON = ("not_signed_in", "token_invalid", "token_expired")
 _MEMBER = (*_COMMON, "not_approved", "internal", "unavailable")
+_STAFF = (*_COMMON, "not_allowed", "internal", "unavailable")
 _BODY = ("malformed_json", "body_too_large", "unsupported_media_type", "invalid")
 _SEND = (
     "empty_content",
@@ -65,6 +66,16 @@ ERRORS_BY_OPERATION: dict[str, tuple[str, ...]] = {
         "throttled",
     ),
     "streamSelftest": _MEMBER,
+    "listModels": _STAFF,
+    "createModel": (*_STAFF, *_BODY),
+    "readModel": (*_STAFF, "not_found"),
+    "changeModel": (*_STAFF, *_BODY, "not_found"),
+    "deleteModel": (*_STAFF, "not_found", "endpoint_in_use"),
+    "activateModel": (*_STAFF, "not_found"),
+    "deactivateModel": (*_STAFF, "not_found"),
+    "testModel": (*_STAFF, "not_found"),
+    "readRevision": _STAFF,
+    "restoreRevision": (*_STAFF, *_BODY, "not_found"),
 }
 
 EVENTS = (
@@ -111,6 +122,13 @@ class TokenScheme(OpenApiAuthenticationExtension):
         return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 
+class StaffTokenScheme(TokenScheme):
+    """Describes the bearer token of staff; the session stands beside it."""
+
+    target_class = "conversations.api.authentication.StaffTokenAuthentication"
+    name = "staffBearer"
+
+
 def one_path_each(endpoints: list[Endpoint]) -> list[tuple[Any, ...]]:
     """Return the endpoints without their twins that end in a slash, their parameters named as in API.md."""
     return [
@@ -148,7 +166,7 @@ def _problem(codes: list[str]) -> dict[str, Any]:
             code,
             errors={"pageSize": ["请确保该值小于或者等于 100。"]} if code == "invalid" else None,
             retry_after_seconds=30 if code == "throttled" else None,
-            extra={"messageId": 812} if code == "generating" else None,
+            extra={"generating": {"messageId": 812}, "endpoint_in_use": {"liveReplies": 3}}.get(code),
         )
         examples[code] = {"value": problem_document(error, language="zh-hans", request_id="5c1f2a9e")}
     return {
@@ -175,6 +193,7 @@ def _schemas() -> dict[str, Any]:
                 "errors": {"type": "object", "description": "Field to sentences.", "additionalProperties": True},
                 "retryAfter": {**integer, "description": "Seconds."},
                 "messageId": {**integer, "description": "With `generating`: the reply that is under way."},
+                "liveReplies": {**integer, "description": "With `endpoint_in_use`: how many."},
                 "requestId": {"type": "string"},
             },
         },

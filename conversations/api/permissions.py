@@ -29,3 +29,16 @@ class IsApproved(IsSignedIn):
         if not request.membership.is_approved:  # type: ignore[attr-defined]
             raise NotAllowed("not_approved")
         return True
+
+
+class HoldsRights(BasePermission):
+    """Lets in Django staff who hold the permissions that the view names in `rights`, by action."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """Return True for such staff; raise NotSignedIn or NotAllowed otherwise."""
+        user = request.user
+        if user is None or not user.is_authenticated:
+            raise NotSignedIn
+        if not (user.is_active and user.is_staff and user.has_perms(view.rights.get(view.action, ()))):
+            raise NotAllowed
+        return True

@@ -14,9 +14,11 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from conversations.api import health, openapi
 from conversations.api.auth import LogoutView, MeViewSet, RefreshView, TokenView
 from conversations.api.chat import ConversationViewSet, HistoryViewSet, MessageViewSet
+from conversations.api.models import ModelViewSet, RevisionViewSet
 
 AUTH = "api/auth"
 CHAT = "api/xcx/chat"
+MODELS = "api/v1/admin/models"
 
 
 def both(route: str, view: Callable[..., Any], *, name: str) -> list[URLPattern]:
@@ -49,4 +51,21 @@ urlpatterns = [
         ConversationViewSet.as_view({"get": "read", "patch": "change", "delete": "delete"}),
         name="conversation",
     ),
+    *both(MODELS, ModelViewSet.as_view({"get": "list", "post": "create"}), name="models"),
+    *both(f"{MODELS}/revision", RevisionViewSet.as_view({"get": "read"}), name="models-revision"),
+    *both(
+        f"{MODELS}/revision/restore", RevisionViewSet.as_view({"post": "restore"}), name="models-revision-restore"
+    ),
+    *both(
+        f"{MODELS}/<str:model_id>",
+        ModelViewSet.as_view({"get": "read", "patch": "change", "delete": "delete"}),
+        name="model",
+    ),
+    *both(f"{MODELS}/<str:model_id>/activate", ModelViewSet.as_view({"post": "activate"}), name="model-activate"),
+    *both(
+        f"{MODELS}/<str:model_id>/deactivate",
+        ModelViewSet.as_view({"post": "deactivate"}),
+        name="model-deactivate",
+    ),
+    *both(f"{MODELS}/<str:model_id>/test", ModelViewSet.as_view({"post": "test"}), name="model-test"),
 ]

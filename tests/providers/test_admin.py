@@ -1,4 +1,4 @@
-"""Endpoints in the admin: superusers only; keys go in and never come out; addresses are checked at the field."""
+"""Endpoints in the admin: for staff with the permission; keys go in only; addresses are checked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.test import Client
 
 from providers.credentials import new_key
@@ -27,6 +28,19 @@ def keys(settings: Any) -> None:
 def signed_in(**rights: bool) -> Client:
     """Return a browser of a person with these rights."""
     user = get_user_model().objects.create(username="老板", is_active=True, **rights)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def permitted(permissions: tuple[str, ...], **rights: Any) -> Client:
+    """Return a browser of a person with these permissions on endpoints."""
+    user = get_user_model().objects.create(**{"username": "站员", "is_active": True, **rights})
+    user.user_permissions.set(
+        Permission.objects.filter(
+            content_type__app_label="providers", codename__in=[f"{name}_endpoint" for name in permissions]
+        )
+    )
     client = Client()
     client.force_login(user)
     return client
@@ -175,17 +189,15 @@ def test_trying_an_endpoint_makes_a_real_call_and_says_how_it_went(
     assert fake.stats()["requests"] == 1
 
 
-@pytest.mark.parametrize("rights", [{"is_staff": True}, {}])
-def test_others_do_not_see_endpoints_at_all(boss: Client, rights: dict[str, bool]) -> None:
-    from django.contrib.auth.models import Permission
-
+@pytest.mark.parametrize(
+    ("rights", "permissions"), [({"is_staff": True}, ()), ({}, ("view", "add", "change", "delete"))]
+)
+def test_others_do_not_see_endpoints_at_all(
+    boss: Client, rights: dict[str, bool], permissions: tuple[str, ...]
+) -> None:
     boss.post(f"{LIST}add/", form())
     row = Endpoint.objects.get()
-    stranger = get_user_model().objects.create(username="站员", is_active=True, **rights)
-    if hasattr(stranger, "user_permissions"):
-        stranger.user_permissions.set(Permission.objects.filter(content_type__app_label="providers"))
-    client = Client()
-    client.force_login(stranger)
+    client = permitted(permissions, **rights)
     for page in (LIST, f"{LIST}add/", f"{LIST}{row.pk}/change/", f"{LIST}{row.pk}/delete/"):
         assert client.get(page).status_code in (302, 403)
         assert client.post(page, form(model="hacked")).status_code in (302, 403)
@@ -213,3 +225,43 @@ def test_the_key_of_an_application_does_not_move_to_another_host(boss: Client) -
     assert list(errors_of(boss.post(f"{LIST}{row.pk}/change/", moved))) == ["api_key"]
     assert boss.post(f"{LIST}{row.pk}/change/", moved | {"base_url": ""}).status_code == 302
     assert Endpoint.objects.get().api_key().reveal() == KEY
+
+
+def test_staff_do_what_their_permissions_allow_and_no_more(boss: Client) -> None:
+    boss.post(f"{LIST}add/", form())
+    row = Endpoint.objects.get()
+    reader = permitted(("view",), is_staff=True)
+    assert "主力" in reader.get(LIST).content.decode()
+    for page in (f"{LIST}add/", f"{LIST}{row.pk}/change/", f"{LIST}{row.pk}/delete/"):
+        assert reader.post(page, form(model="hacked")).status_code == 403
+    for action in ("activate", "deactivate", "try_out", "delete_selected"):
+        reader.post(LIST, {"action": action, "_selected_action": [str(row.pk)], "post": "yes"})
+    row.refresh_from_db()
+    assert (row.model, row.is_active, row.tested_at) == ("m-1", True, None)
+    writer = permitted(("view", "change"), username="编辑", is_staff=True)
+    assert writer.post(f"{LIST}{row.pk}/change/", form(api_key="", model="m-2")).status_code == 302
+    assert Endpoint.objects.get().model == "m-2"
+
+
+@pytest.mark.parametrize("field", ["concurrency_max", "requests_per_minute", "weight"])
+def test_no_limit_and_no_weight_is_below_one(boss: Client, field: str) -> None:
+    for value in ("0", "-1"):
+        assert field in errors_of(boss.post(f"{LIST}add/", form(**{field: value})))
+    assert not Endpoint.objects.exists()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9"])
+def test_a_clock_is_a_time_within_a_day(boss: Client, seconds: str) -> None:
+    assert "idle_seconds" in errors_of(boss.post(f"{LIST}add/", form(idle_seconds=seconds)))
+
+
+def test_a_change_of_what_is_called_forgets_the_test(boss: Client) -> None:
+    boss.post(f"{LIST}add/", form())
+    row = Endpoint.objects.get()
+    for fields, was_forgotten in (({"weight": "5"}, False), ({"model": "m-9"}, True)):
+        row.note_test(is_ok=True)
+        boss.post(f"{LIST}{row.pk}/change/", form(api_key="", **fields))
+        row.refresh_from_db()
+        assert (row.test_ok is None) == was_forgotten
+    response = boss.post(LIST, {"action": "activate", "_selected_action": [str(row.pk)]}, follow=True)
+    assert "主力" in str(next(iter(response.context["messages"])))
