@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from providers.clients.declarative.conditions import FACTS, OPS, Condition
 from providers.clients.declarative.convertors import CONVERTORS
+from providers.clients.declarative.failures import KINDS
 from providers.clients.declarative.fill import Ref, UrlTemplate, compile_url, compile_value, refs_of
 from providers.clients.declarative.patterns import LinePattern, PatternRefused, compile_pattern
 from providers.clients.declarative.pick import Path, compile_path
@@ -40,16 +41,10 @@ RESERVED = frozenset(
 )  # fmt: skip
 """Names that a request's parameters can never carry, declared or not: they would replace the site's own."""
 
-ERROR_KINDS = frozenset(
-    {
-        "bad_request", "unauthorized", "unknown_model", "rate_limited", "quota_exceeded", "content_blocked",
-        "unavailable",
-    }
-)  # fmt: skip
-
 _RESPONSE_NAMES = {
     "content": "content", "text": "content", "reasoning": "reasoning", "reasoning_content": "reasoning",
-    "whole_content": "whole_content", "finish_reason": "finish_reason", "usage": "usage",
+    "whole_content": "whole_content", "whole_reasoning": "whole_reasoning",
+    "finish_reason": "finish_reason", "usage": "usage",
     "input_tokens": "input_tokens", "output_tokens": "output_tokens", "request_id": "request_id",
     "id": "request_id",
 }  # fmt: skip
@@ -637,8 +632,8 @@ class _Parser:
                 continue
             self.keys(entry, ("when", "message", "type", "code", "kind"), spot)
             kind = entry.get("kind")
-            if kind is not None and kind not in ERROR_KINDS:
-                self.bad(f"{spot}.kind", f"is not one of {', '.join(sorted(ERROR_KINDS))}")
+            if kind is not None and kind not in KINDS:
+                self.bad(f"{spot}.kind", f"is not one of {', '.join(sorted(KINDS))}")
             if "when" not in entry:
                 self.bad(f"{spot}.when", "is missing")
                 continue
