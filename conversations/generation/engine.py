@@ -569,7 +569,7 @@ class Engine:
             return Ending("failed", error_code=error.public_code)
 
     async def _ask(self, run: Run, endpoint: EndpointConfig) -> Ending:
-        """Ask one endpoint for the reply, or for its rest; tell its breaker, the trace and the attempt what came."""
+        """Ask one endpoint for the reply, or for its rest; tell breaker, trace and attempt what came."""
         so_far, thoughts = run.buffer.final_text() if run.chars else ("", "")
         run.attempt.began_at = (len(so_far), len(thoughts))
         request = ChatRequest(messages=continuation(run.started.prompt, so_far, run.started.midstream_failover))
