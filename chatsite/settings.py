@@ -41,6 +41,7 @@ DEMO_PASSWORD = env_str("DEMO_PASSWORD")
 
 # --- Django ------------------------------------------------------------------------------------------
 DEBUG = env_bool("DEBUG", False)
+DEFAULT_EXCEPTION_REPORTER_FILTER = "chatsite.debug.QuietReporterFilter"
 ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", f"localhost,127.0.0.1,[::1],testserver,{HOST}")
 CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS")
 INSTALLED_APPS = [

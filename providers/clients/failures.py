@@ -86,15 +86,21 @@ def refusal(
     message = message if isinstance(message, str) else None
     if message and secret:
         message = message.replace(secret.reveal(), "•••")
+    request_id = without_secret(request_id, secret)
     words_said = [str(word) for word in (code, kind_word) if word not in (None, "")]
     vendor_code = next((word for word in words_said if word != str(status)), None)  # the status is there already
     return kind(
         retry_after_seconds=retry_after_seconds,
         provider_request_id=request_id,
         http_status=status,
-        vendor_code=vendor_code,
+        vendor_code=without_secret(vendor_code, secret),
         vendor_message=message,
     )
+
+
+def without_secret(word: str | None, secret: Secret | None) -> str | None:
+    """Return a word of the provider's, None when it quotes our key: such words are stored and logged."""
+    return None if word and secret and secret.reveal() in word else word
 
 
 def vendor_error(value: Any) -> dict[str, Any] | None:

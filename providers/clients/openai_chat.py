@@ -17,7 +17,7 @@ import orjson
 
 from providers import errors
 from providers.base import Clocks, Tap
-from providers.clients.failures import from_httpx, refusal, retry_after_seconds, vendor_error
+from providers.clients.failures import from_httpx, refusal, retry_after_seconds, vendor_error, without_secret
 from providers.clients.openai_reducer import Reducer
 from providers.clients.watch import TotalTimeOut, Watch
 from providers.credentials import Secret
@@ -74,7 +74,7 @@ class OpenAIChatProvider:
                 response = await client.send(sent, stream=True)
             except httpx.HTTPError as error:
                 raise from_httpx(error) from error
-            request_id = response.headers.get("x-request-id") or response.headers.get("request-id")
+            request_id = self._request_id_of(response)
             chunks = aiter(response.stream)  # type: ignore[arg-type]  # raw bytes, before any decoding
             if response.status_code != 200:
                 raise await self._refusal(response, chunks, watch)
@@ -147,9 +147,11 @@ class OpenAIChatProvider:
             if not (phase := watch.timed_out()):
                 raise
             if not reducer.is_complete:
-                raise errors.TimedOut(phase, provider_request_id=reducer.request_id) from None
+                named = without_secret(reducer.request_id, self._api_key)
+                raise errors.TimedOut(phase, provider_request_id=named) from None
         except TotalTimeOut:
-            raise errors.TimedOut("total", provider_request_id=reducer.request_id) from None
+            named = without_secret(reducer.request_id, self._api_key)
+            raise errors.TimedOut("total", provider_request_id=named) from None
         finally:
             watch.stop()
             if response is not None:
@@ -168,9 +170,16 @@ class OpenAIChatProvider:
         if reducer.error is not None:
             raise self._named(reducer.status, reducer.error, request_id=request_id or reducer.request_id)
         if not reducer.is_complete:
-            raise _incomplete(reducer, lost, request_id=request_id or reducer.request_id)
-        reducer.request_id = request_id or reducer.request_id
+            named = without_secret(request_id or reducer.request_id, self._api_key)
+            raise _incomplete(reducer, lost, request_id=named)
+        reducer.request_id = without_secret(request_id or reducer.request_id, self._api_key)
+        reducer.finish_reason = without_secret(reducer.finish_reason, self._api_key)
         yield reducer.finished()
+
+    def _request_id_of(self, response: httpx.Response) -> str | None:
+        """Return the vendor's own name for this call."""
+        found = response.headers.get("x-request-id") or response.headers.get("request-id")
+        return without_secret(found, self._api_key)
 
     # What a vendor with another shape and the same manner says otherwise (dashscope_app.py).
 
@@ -265,7 +274,7 @@ class OpenAIChatProvider:
     ) -> errors.ProviderError:
         """Return the error that this status and the first 64 KiB of its body mean."""
         status = response.status_code
-        request_id = response.headers.get("x-request-id") or response.headers.get("request-id")
+        request_id = self._request_id_of(response)
         if 300 <= status < 400:
             return errors.MalformedReply(
                 code="redirect_refused", retryable=False, http_status=status, provider_request_id=request_id

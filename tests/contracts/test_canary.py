@@ -1,0 +1,310 @@
+"""A planted key is found nowhere: not in logs, errors, events, pages, answers, metrics, rows or tracebacks.
+
+Against providers that fail in every way they know, and against one that quotes our key wherever it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from django.db import connection
+from django.test import Client, RequestFactory
+from django.urls import reverse
+from django.views.debug import ExceptionReporter
+
+from chatsite.logs import JsonFormatter
+from conversations.generation.engine import Engine
+from conversations.models import Generation, User
+from providers import registry
+from providers.base import ChatProvider
+from providers.clients.openai_chat import OpenAIChatProvider
+from providers.credentials import Secret, new_key
+from providers.models import Endpoint
+from providers.types import ChatMessage, ChatRequest
+from tests.conversations.generation.conftest import claims_of, in_unit, send
+from tests.fakes.provider import FakeProvider
+from tests.world import make_conversation, make_world
+
+CANARY = "sk-canary/7f3a+9c1e5b2d8040"
+MODELS = "/api/v1/admin/models"
+FAULTS = [
+    *("400", "401", "403", "404", "422", "429", "500", "503", "quota", "blocked", "error", "errorstring"),
+    *(
+        "garbage",
+        "noise",
+        "nonhttp",
+        "invalid_utf8",
+        "reset",
+        "cut",
+        "halfclose",
+        "nofinish",
+        "hangup",
+        "redirect",
+    ),
+    *("empty", "nothing", "html", "json", "jsonerror", "gzipbomb", "content_filter", "toolcall"),
+]
+
+
+class Parrot(BaseHTTPRequestHandler):
+    """Quotes the key it was sent, in the way its path names."""
+
+    ways = ("refusal", "words", "html", "text", "stream", "finish", "redirect", "cut", "busy")
+
+    def do_POST(self) -> None:
+        """Answer one call."""
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        way = self.path.split("/")[1]
+        error = {"error": {"message": f"bad key {key}", "type": key, "code": key}}
+        event = {
+            "choices": [{"index": 0, "delta": {"content": "好"}, "finish_reason": None}],
+            "id": key,
+            "model": key,
+        }
+        finish = {"choices": [{"index": 0, "delta": {}, "finish_reason": key}], "request_id": key}
+        status, kind, body = {
+            "refusal": (401, "application/json", json.dumps(error)),
+            "words": (400, "application/json", json.dumps({"code": key, "message": key, "request_id": key})),
+            "html": (200, "text/html", f"<h1>{key}</h1>"),
+            "text": (500, "text/plain", f"panic: {key}"),
+            "stream": (200, "text/event-stream", f"data: {json.dumps(error)}\n\n"),
+            "finish": (
+                200,
+                "text/event-stream",
+                f"data: {json.dumps(event)}\n\ndata: {json.dumps(finish)}\n\ndata: [DONE]\n\n",
+            ),
+            "redirect": (302, "text/plain", key),
+            "cut": (200, "text/event-stream", f": {key}\n\nevent: {key}\ndata: {json.dumps(event)}\n\n"),
+            "busy": (429, "application/json", json.dumps(error)),
+        }[way]
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        payload = body.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(payload)))
+        self.send_header("x-request-id", key)
+        self.send_header("Location", f"/{key}")
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def parrot() -> Iterator[str]:
+    """The address of a provider that quotes our key."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Parrot)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Ear(logging.Handler):
+    """Keeps every line that is logged, as the product and as a debugger would write it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record, in both manners and with all its fields."""
+        self.lines += [JsonFormatter().format(record), logging.Formatter().format(record), repr(vars(record))]
+
+
+@pytest.fixture
+def ear() -> Iterator[Ear]:
+    """Everything that is logged, at every level."""
+    hearing, root = Ear(), logging.getLogger()
+    level = root.level
+    root.addHandler(hearing)
+    root.setLevel(logging.DEBUG)
+    yield hearing
+    root.removeHandler(hearing)
+    root.setLevel(level)
+
+
+def everything_stored() -> str:
+    """Return every row of every table, as text."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        rows: list[Any] = []
+        for (table,) in cursor.fetchall():
+            cursor.execute(f'SELECT row_to_json(t)::text FROM "{table}" t')
+            rows += [row for (row,) in cursor.fetchall()]
+    return "\n".join(rows)
+
+
+async def ask_them_all(questions: list[tuple[str, str]]) -> list[str]:
+    """Return what readers saw of the reply to each question, asked of the endpoint of that name alone."""
+    world = await in_unit(make_world)
+    claims = await in_unit(claims_of, world.alice)
+    seen: list[str] = []
+    engine = Engine()
+    try:
+        await engine.started()
+        for name, question in questions:
+            await in_unit(Endpoint.objects.filter(is_active=True).update, is_active=False)
+            await in_unit(Endpoint.objects.filter(name=name).update, is_active=True)
+            await in_unit(registry.refresh)
+            chat = await in_unit(make_conversation, world.alice)
+            started = await send(engine, claims, chat, question)
+            buffer, ending = await engine.ended(started.reply_id)
+            seen.append(repr((buffer.content.read(0), buffer.reasoning.read(0), ending)))
+    finally:
+        await engine.close()
+    return seen
+
+
+def assert_silent(where: str, texts: list[str]) -> None:
+    """Fail without printing the rest, when the key or most of it stands in one of the texts."""
+    spellings = (
+        CANARY,
+        CANARY[:-4],
+        CANARY[4:],
+        CANARY.replace("/", "\\/"),
+        re.sub(r"[^a-z0-9-]", "_", CANARY),
+        CANARY.replace("/", "%2F").replace("+", "%2B"),
+        b64encode(CANARY.encode()).decode(),
+    )
+    for text in texts:
+        for piece in spellings:
+            position = text.find(piece)
+            assert position < 0, f"{where}: …{text[max(0, position - 150) : position]}HERE"
+
+
+def test_a_planted_key_is_found_nowhere(
+    transactional_db: None, fake_provider: FakeProvider, parrot: str, ear: Ear, settings: Any
+) -> None:
+    settings.SECRET_KEYS = [new_key()]
+    settings.PROVIDER_ALLOWED_ADDRESSES = [fake_provider.address, parrot, "127.0.0.1:9"]
+    settings.PROVIDER_IDLE_SECONDS = settings.PROVIDER_FIRST_SECONDS = 1.0
+    settings.THROTTLE = False
+    settings.DEBUG = True
+    registry.forget()
+    client = Client(raise_request_exception=False)
+    client.force_login(User.objects.create(username="老板", is_staff=True, is_superuser=True))
+    answers: list[str] = []
+
+    def call(method: str, path: str, body: Any = None) -> Any:
+        answer = client.generic(
+            method, path, data="" if body is None else json.dumps(body), content_type="application/json"
+        )
+        answers.append(answer.content.decode() + str(answer.headers))
+        return answer
+
+    # Registered through the API, for every way to quote it, one that is not there, and one that fails in all ways.
+    bases = {way: f"http://{parrot}/{way}/v1" for way in Parrot.ways}
+    bases |= {"faults": fake_provider.base_url, "nobody": "http://127.0.0.1:9/v1"}
+    for name, base_url in bases.items():
+        body = {"name": name, "baseUrl": base_url, "model": "m", "apiKey": CANARY, "isActive": False}
+        assert call("POST", MODELS, body).status_code == 201
+    # What is refused does not come back, either.
+    for refused in (
+        {"apiKey": f"{CANARY}\n"},
+        {"apiKey": CANARY, "weight": -1},
+        {"apiKey": CANARY, "x": 1},
+    ):
+        assert (
+            call("POST", MODELS, {"name": "坏", "baseUrl": "https://x.example/v1", **refused}).status_code == 422
+        )
+    assert call("PATCH", f"{MODELS}/999999", {"apiKey": CANARY}).status_code == 404
+    client.post("/admin/providers/endpoint/add/", {"name": "", "api_key": CANARY, "base_url": CANARY})
+    answers.append(client.post("/admin/providers/endpoint/add/", {"api_key": CANARY}).content.decode())
+
+    # Every test, every reply.
+    tested = [call("POST", f"{MODELS}/{row.pk}/test").json() for row in Endpoint.objects.all()]
+    assert sum(not test["ok"] for test in tested) >= len(Parrot.ways) - 1
+    chosen = [str(pk) for pk in Endpoint.objects.values_list("pk", flat=True)]
+    for some in (chosen[:5], chosen[5:]):
+        said = client.post(
+            "/admin/providers/endpoint/", {"action": "try_out", "_selected_action": some}, follow=True
+        )
+        answers.append(said.content.decode())
+    questions = [(name, "你好") for name in bases] + [("faults", f"[[fault={fault}]]") for fault in FAULTS]
+    seen = asyncio.run(ask_them_all(questions))
+    codes = set(Generation.across_sites.values_list("error_code", flat=True))
+    assert len(seen) == len(questions) and len(codes) > 10, codes
+
+    # All that anybody can look at.
+    row = Endpoint.objects.get(name="refusal")
+    pages = ["/admin/", "/metrics", "/api/schema", f"{MODELS}/revision", MODELS, f"{MODELS}/{row.pk}"]
+    pages += [
+        reverse(f"admin:conversations_{name}_changelist") for name in ("generation", "worker", "conversation")
+    ]
+    pages += [reverse("admin:providers_endpoint_changelist")]
+    pages += [
+        reverse(f"admin:providers_endpoint_{page}", args=[row.pk]) for page in ("change", "history", "delete")
+    ]
+    pages += [
+        reverse("admin:conversations_generation_change", args=[pk])
+        for pk in Generation.across_sites.values_list("pk", flat=True)[:12]
+    ]
+    for page in pages:
+        answer = client.get(page)
+        assert answer.status_code == 200, page
+        answers.append(answer.content.decode())
+
+    # An unreadable key, which is no reason to show the ciphertext.
+    settings.SECRET_KEYS = [new_key()]
+    for path in (f"{MODELS}/{row.pk}/test", f"{MODELS}/{row.pk}/activate"):
+        call("POST", path)
+    registry.refresh()
+    assert row.api_key_encrypted not in "".join([*answers, *ear.lines])
+
+    assert "provider_failed" in "".join(ear.lines)
+    assert_silent("log", ear.lines)
+    assert_silent("events", seen)
+    assert_silent("answers", answers)
+    assert_silent("rows", [everything_stored()])
+    registry.forget()
+
+
+def traceback_of(provider: ChatProvider) -> Any:
+    """Return how a defect in the middle of a call ended, with all its frames."""
+
+    async def go() -> None:
+        async for _ in provider.stream(ChatRequest((ChatMessage("user", "你好"),))):
+            raise AssertionError
+
+    try:
+        asyncio.run(go())
+    except ZeroDivisionError:
+        return sys.exc_info()
+    raise AssertionError
+
+
+def test_a_traceback_page_with_debug_does_not_show_the_key(settings: Any) -> None:
+    settings.DEBUG = True
+
+    def break_down(request: httpx.Request) -> httpx.Response:
+        key = request.headers["Authorization"].removeprefix("Bearer ")
+        assert key == CANARY  # it is in this frame, and in those that called it
+        return httpx.Response(200 // 0)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(break_down))
+    provider = OpenAIChatProvider(
+        base_url="https://api.example.com", model="m", api_key=Secret(CANARY), client=lambda: client
+    )
+    form = {"name": "主力", "api_key": CANARY, "priority": "10"}
+    request = RequestFactory().post(
+        "/admin/providers/endpoint/add/", form, headers={"Authorization": f"Bearer {CANARY}"}
+    )
+    request.COOKIES["sessionid"] = CANARY
+    reporter = ExceptionReporter(request, *traceback_of(provider))
+    html, text = reporter.get_traceback_html(), reporter.get_traceback_text()
+    assert "ZeroDivisionError" in html and "break_down" in html and "主力" in html
+    assert_silent("traceback", [html, text])
