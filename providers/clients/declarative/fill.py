@@ -75,7 +75,7 @@ class Values:
         if isinstance(value, Secret):
             if ref.rest or not value:
                 return UNDEFINED
-            return f"<{ref.name} {value}>" if self.is_masked else value.reveal()
+            return f"<{ref.name} {value}>".replace("…", "...") if self.is_masked else value.reveal()
         if not ref.rest or value is UNDEFINED:
             return value
         found = pick(value, ref.rest)

@@ -81,7 +81,7 @@ def test_a_value_that_looks_like_a_template_is_text() -> None:
 
 def test_a_masked_fill_shows_no_secret() -> None:
     masked = Values(VALUES.names, is_masked=True)
-    assert filled("Bearer ${api_key}", values=masked) == "Bearer <api_key sk-…cdef>"
+    assert filled("Bearer ${api_key}", values=masked) == "Bearer <api_key sk-...cdef>"
     assert "sk-0123456789abcdef" not in repr(VALUES)
     assert VALUES.secrets() == ["sk-0123456789abcdef"]
 

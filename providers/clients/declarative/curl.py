@@ -1,0 +1,206 @@
+"""A first configuration out of a curl command, as vendors' documents show them. No key is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from providers.clients.declarative.configs import load
+from providers.clients.declarative.schema import STANDARD_PARAMS
+
+_MAX_CHARS = 64 * 1024
+_WITH_VALUE = frozenset(
+    {"-o", "--output", "-A", "--user-agent", "-e", "--referer", "-m", "--max-time", "--connect-timeout", "-b",
+     "--cookie", "-c", "--cookie-jar", "-x", "--proxy", "--retry", "--cacert", "-w", "--write-out"}
+)  # fmt: skip
+_DATA = frozenset({"-d", "--data", "--data-raw", "--data-binary", "--data-ascii", "--json"})
+_SECRET_NAMES = frozenset(
+    {"authorization", "api-key", "x-api-key", "x-goog-api-key", "apikey", "api_key", "key", "token",
+     "access_token", "secret", "x-auth-token", "x-token", "app-key", "x-app-key"}
+)  # fmt: skip
+_DROPPED_HEADERS = frozenset(
+    {"host", "content-length", "connection", "accept-encoding", "cookie", "transfer-encoding", "user-agent",
+     "accept", "content-type"}
+)  # fmt: skip
+# How to read the answer: the ready configuration whose request goes to such a path.
+_SHAPES = (
+    (r"/v1/messages$", "anthropic"),
+    (r":(streamG|g)enerateContent$", "gemini"),
+    (r"/api/chat$", "ollama_native"),
+    (r"/apps/[^/]+/completion$", "dashscope_app"),
+    (r"/text-generation/generation$", "dashscope_generation"),
+    (r"/wenxinworkshop/chat/", "ernie"),
+)
+_READING = ("chunk_match", "resp", "tool_calls", "filters", "done_when", "finish_completes", "cumulative",
+            "usage_merge", "error")  # fmt: skip
+
+
+class CurlRefused(ValueError):
+    """The command cannot become a configuration; str() says why, without its words."""
+
+
+def config_from_curl(command: str) -> tuple[dict[str, Any], list[str]]:
+    """Return a first configuration, and what a person should know or look at.
+
+    Raises: CurlRefused, when it is no curl command, uploads files, or sends what is not JSON.
+    """
+    method, url, headers, body, notes = _take_apart(command)
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise CurlRefused("the command has no https:// or http:// address")
+    if parts.username is not None:
+        notes.append("the address held credentials: they were left out")
+    netloc = parts.netloc.rpartition("@")[2]
+    shape = next((name for pattern, name in _SHAPES if re.search(pattern, parts.path)), "openai")
+    notes.append(f"the answer is read like that of the ready configuration {shape}: try it with a transcript")
+    params: dict[str, Any] = {}
+    data = _data(body, shape, params, notes) if body is not None else []
+    path = _literal(parts.path)
+    if shape in ("gemini", "dashscope_app", "ernie"):
+        path, count = re.subn(r"(/models/|/apps/|/wenxinworkshop/chat/)[^/:]+", r"\1${model}", path)
+        if count:
+            notes.append("the model is in the path")
+    chat: dict[str, Any] = {
+        "url": "${base_url}" + path,
+        "method": method or ("POST" if data else "GET"),
+        "headers": list(_headers(headers, notes)),
+        "params": [
+            {"name": name, "value": "${api_key}" if name.lower() in _SECRET_NAMES else _literal(value)}
+            for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        ],
+        "data": data,
+        **{key: value for key, value in load(shape)["chat"].items() if key in _READING},
+    }
+    config: dict[str, Any] = {"name": host, "values": {"base_url": f"{parts.scheme}://{netloc}"}}
+    if params:
+        config["params"] = params
+    return {**config, "chat": {key: value for key, value in chat.items() if value != []}}, notes
+
+
+def _take_apart(command: str) -> tuple[str | None, str, list[str], str | None, list[str]]:
+    """Return method, address, headers, body and notes."""
+    if len(command) > _MAX_CHARS:
+        raise CurlRefused("the command is longer than 64 KiB")
+    try:
+        words = shlex.split(re.sub(r"\\\r?\n", " ", command.strip().removeprefix("$ ")))
+    except ValueError:
+        raise CurlRefused("the command's quotes do not match") from None
+    if not words or words[0].rpartition("/")[2] not in ("curl", "curl.exe"):
+        raise CurlRefused("it does not begin with curl")
+    method: str | None = None
+    url = ""
+    headers: list[str] = []
+    pieces: list[str] = []
+    notes: list[str] = []
+    rest = iter(words[1:])
+    for word in rest:
+        if word.startswith("--") and "=" in word:
+            word, _, given = word.partition("=")
+            rest = iter([given, *rest])
+        if word in ("-X", "--request"):
+            method = next(rest, "").upper()
+        elif word.startswith("-X") and len(word) > 2:
+            method = word[2:].upper()
+        elif word in ("-H", "--header"):
+            headers.append(next(rest, ""))
+        elif word in _DATA:
+            pieces.append(next(rest, ""))
+        elif word in ("-F", "--form", "--form-string", "-T", "--upload-file"):
+            raise CurlRefused("it uploads files (multipart), which cannot be expressed")
+        elif word in ("-u", "--user"):
+            next(rest, "")
+            headers.append("Authorization: Basic")
+            notes.append("user and password became Basic ${api_key}: the key is then user:password")
+        elif word == "--url":
+            url = next(rest, "")
+        elif word in _WITH_VALUE:
+            next(rest, "")
+            notes.append(f"{word} was left out")
+        elif not word.startswith("-"):
+            url = url or word
+    body = "&".join(pieces) if pieces else None
+    if body is not None and body.startswith("@"):
+        raise CurlRefused("the body is in a file: paste it into the command")
+    return method, url, headers, body, notes
+
+
+def _headers(headers: list[str], notes: list[str]) -> Iterator[dict[str, Any]]:
+    for header in headers:
+        name, _, value = header.partition(":")
+        name, value = name.strip(), value.strip()
+        folded = name.lower()
+        if not name or folded in _DROPPED_HEADERS:
+            continue
+        if folded == "authorization":
+            scheme = value.partition(" ")[0] if " " in value or value == "Basic" else ""
+            item: dict[str, Any] = {"name": name, "value": f"{scheme} ${{api_key}}".strip()}
+            if scheme.lower() == "basic":
+                item["convertor"] = "to_base64"
+            yield item
+        elif folded in _SECRET_NAMES or re.search(r"(key|token|secret|auth|sign)", folded):
+            yield {"name": name, "value": "${api_key}"}
+            notes.append(f"{name} was taken for the key")
+        else:
+            yield {"name": name, "value": _literal(value)}
+
+
+def _data(body: str, shape: str, params: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise CurlRefused("the body is not JSON") from None
+    if not isinstance(value, dict):
+        raise CurlRefused("the body is not a JSON object")
+    data: list[dict[str, Any]] = []
+    for name, item in value.items():
+        entry: dict[str, Any] = {"name": name}
+        if name == "messages" and shape in ("anthropic", "ernie"):
+            entry |= {
+                "value": "${messages}",
+                "convertor": "without_system" if shape == "anthropic" else "to_ernie_messages",
+            }
+        elif name == "system" and isinstance(item, str | list):
+            entry |= {"value": "${messages}", "convertor": "only_system", "optional": True}
+        elif name == "contents":
+            entry |= {"value": "${messages}", "convertor": "to_gemini_contents"}
+        elif name in ("systemInstruction", "system_instruction"):
+            entry |= {"value": "${messages}", "convertor": "to_gemini_system", "optional": True}
+        elif name in STANDARD_PARAMS:
+            params[name] = item
+            entry |= {"value": f"${{{name}}}", "optional": True}
+        elif name.lower() in _SECRET_NAMES:
+            entry["value"] = "${api_key}"
+            notes.append(f"{name} was taken for the key")
+        else:
+            entry["value"] = _templated(name, item)
+        if name == "model" and isinstance(item, str):
+            notes.append(f"the model was {item[:100]}")
+        data.append(entry)
+    return data
+
+
+def _templated(name: str, value: Any) -> Any:
+    """Return a part of the body with what differs between requests named."""
+    if name == "messages" and isinstance(value, list):
+        return "${messages}"
+    if name in ("model", "stream", "user") and isinstance(value, str | bool):
+        return f"${{{name}}}"
+    if name in ("prompt", "query", "question") and isinstance(value, str):
+        return "${prompt}"
+    if isinstance(value, dict):
+        return {key: _templated(key, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_templated("", item) for item in value]
+    return _literal(value) if isinstance(value, str) else value
+
+
+def _literal(text: str) -> str:
+    return text.replace("${", "$${")
