@@ -26,6 +26,8 @@ from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
 from providers.advice import advice
 from providers.clients.dashscope_app import BASE_URL, SET_BY_US
+from providers.clients.declarative.schema import ConfigRefused
+from providers.clients.declarative.stored import check_stored
 from providers.clients.openai_chat import chat_url
 from providers.errors import ConnectFailed, Misconfigured
 from providers.http import resolve
@@ -69,6 +71,7 @@ class EndpointForm(forms.ModelForm):
             "input_micros_per_million",
             "output_micros_per_million",
             "params",
+            "config",
             "connect_seconds",
             "first_seconds",
             "idle_seconds",
@@ -104,6 +107,19 @@ class EndpointForm(forms.ModelForm):
         if taken := sorted((SET_BY_US if is_application else {"model", "messages", "stream"}) & set(params)):
             raise forms.ValidationError(_("These are set by the system: %(names)s.") % {"names": ", ".join(taken)})
         return params
+
+    def clean_config(self) -> dict[str, Any]:
+        """Return the configuration of a declarative endpoint, checked; other dialects have none."""
+        config = self.cleaned_data["config"]
+        if self.cleaned_data.get("dialect") != Endpoint.Dialect.DECLARATIVE:
+            return {}
+        try:
+            check_stored(config)
+        except ConfigRefused as error:
+            raise forms.ValidationError(
+                [f"{path}: {text}" if path else text for path, text in error.problems]
+            ) from None
+        return dict(config)
 
     def clean_base_url(self) -> str:
         """Return the URL without surrounding blanks, once it is one that may be reached."""
@@ -153,6 +169,11 @@ class EndpointForm(forms.ModelForm):
             self.add_error("clear_api_key", _("Either a new key or none."))
         old_url = _url_called(self.initial)
         is_moved = "base_url" in data and _origin(_url_called(data)) != _origin(old_url)
+        if Endpoint.Dialect.DECLARATIVE in (data.get("dialect"), self.initial.get("dialect")):
+            # Where the key goes is said anywhere in the configuration: whatever changes, it is entered again.
+            old_url = old_url or "configured"
+            before = (self.initial.get("dialect"), self.initial.get("config"), self.initial.get("base_url") or "")
+            is_moved = before != (data.get("dialect"), data.get("config"), data.get("base_url") or "")
         if self.instance.api_key_encrypted and old_url and is_moved and not key and not clear:
             self.add_error(
                 "api_key",
@@ -184,7 +205,8 @@ def _url_called(values: Mapping[str, Any]) -> str:
 def _called(endpoint: Endpoint) -> tuple[str, ...]:
     """Return what is called: whoever changes it has an endpoint that nobody has tested."""
     params = json.dumps(endpoint.params, sort_keys=True)
-    return (endpoint.dialect, endpoint.base_url, endpoint.model, params)
+    config = json.dumps(endpoint.config, sort_keys=True)
+    return (endpoint.dialect, endpoint.base_url, endpoint.model, params, config)
 
 
 def _advice(code: str) -> str:
@@ -238,7 +260,14 @@ class EndpointAdmin(ModelAdmin):
             _("Request and clocks"),
             {
                 "classes": ["collapse"],
-                "fields": ["params", "connect_seconds", "first_seconds", "idle_seconds", "total_seconds"],
+                "fields": [
+                    "params",
+                    "config",
+                    "connect_seconds",
+                    "first_seconds",
+                    "idle_seconds",
+                    "total_seconds",
+                ],
             },
         ),
         (_("Times"), {"classes": ["collapse"], "fields": ["tested_at", "test_ok", "created_at", "updated_at"]}),

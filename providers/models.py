@@ -100,6 +100,7 @@ class Endpoint(models.Model):
 
         OPENAI = "openai", _("OpenAI compatible")
         DASHSCOPE_APP = "dashscope_app", _("DashScope application")
+        DECLARATIVE = "declarative", _("any API, by configuration")
         SCRIPTED = "scripted", _("scripted (no model)")
 
     name = models.CharField(_("name"), max_length=100, unique=True)
@@ -161,6 +162,13 @@ class Endpoint(models.Model):
         blank=True,
         help_text=_('Added to every request, for example {"temperature": 0.7, "max_tokens": 2000}'),
     )
+    # Of a declarative endpoint: its whole configuration, or {"ready": name, "values": {…}}.
+    config = models.JSONField(
+        _("configuration"),
+        default=dict,
+        blank=True,
+        help_text=_('For “any API”: a configuration, or the name of a ready one: {"ready": "anthropic"}'),
+    )
     # Seconds; empty means the PROVIDER_* setting.
     connect_seconds = models.FloatField(_("connect clock, seconds"), null=True, blank=True)
     first_seconds = models.FloatField(_("first payload clock, seconds"), null=True, blank=True)
@@ -183,7 +191,8 @@ class Endpoint(models.Model):
         ordering = ["priority", "id"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(dialect__in=["openai", "dashscope_app", "scripted"]), name="endpoint_dialect"
+                condition=Q(dialect__in=["openai", "dashscope_app", "declarative", "scripted"]),
+                name="endpoint_dialect",
             ),
             models.CheckConstraint(condition=Q(weight__gte=1, weight__lte=1000), name="endpoint_weight"),
             models.CheckConstraint(condition=Q(priority__lte=1000), name="endpoint_priority"),

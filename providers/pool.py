@@ -18,6 +18,8 @@ import httpx
 from providers import errors
 from providers.base import ChatProvider
 from providers.clients.dashscope_app import DashScopeAppProvider
+from providers.clients.declarative.client import provider_from_config
+from providers.clients.declarative.stored import check_stored
 from providers.clients.openai_chat import OpenAIChatProvider
 from providers.clients.scripted import ScriptedProvider
 from providers.http import close_shared_clients, new_client, shared_client
@@ -212,6 +214,19 @@ class Pool:
             script = endpoint.params.get("script")
             step = endpoint.params.get("step_seconds", 0.03)
             return ScriptedProvider(script if isinstance(script, list) else None, step_seconds=float(step))
+        if endpoint.dialect == "declarative":
+            config, values = check_stored(endpoint.config)
+            return provider_from_config(
+                config,
+                values=values,
+                api_key=endpoint.api_key,
+                model=endpoint.model,
+                base_url=endpoint.base_url,
+                params=endpoint.params,
+                clocks=endpoint.clocks,
+                is_trusted_address=endpoint.is_trusted_address,
+                client=self._client,
+            )
         client = DashScopeAppProvider if endpoint.dialect == "dashscope_app" else OpenAIChatProvider
         return client(
             base_url=endpoint.base_url,

@@ -20,6 +20,8 @@ from django.conf import settings
 from django.db import transaction
 
 from providers.base import Clocks
+from providers.clients.declarative.schema import ConfigRefused
+from providers.clients.declarative.stored import check_stored
 from providers.clients.openai_chat import chat_url
 from providers.credentials import Secret
 from providers.errors import Misconfigured
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PRIORITY = 10_000  # after every row: rows may have 0 to 1000
 STAND_IN = "stand-in"
-Dialect = Literal["openai", "dashscope_app", "scripted"]
+Dialect = Literal["openai", "dashscope_app", "declarative", "scripted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class EndpointConfig:
     priority: int = 0
     weight: int = 1
     params: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     clocks: Clocks = field(default_factory=Clocks)
     is_trusted_address: bool = False
     concurrency_max: int | None = None
@@ -149,6 +152,7 @@ def config_of(row: Endpoint) -> EndpointConfig:
         priority=row.priority,
         weight=row.weight,
         params=MappingProxyType(dict(row.params or {})),
+        config=_checked_config(row),
         clocks=Clocks(
             connect_seconds=row.connect_seconds or defaults.connect_seconds,
             first_payload_seconds=row.first_seconds or defaults.first_payload_seconds,
@@ -161,6 +165,17 @@ def config_of(row: Endpoint) -> EndpointConfig:
         input_micros_per_million=row.input_micros_per_million,
         output_micros_per_million=row.output_micros_per_million,
     )
+
+
+def _checked_config(row: Endpoint) -> Mapping[str, Any]:
+    """Return the configuration of a declarative row; it was checked when it was saved, and is again here."""
+    if row.dialect != Endpoint.Dialect.DECLARATIVE:
+        return MappingProxyType({})
+    try:
+        check_stored(row.config)
+    except ConfigRefused as error:
+        raise Misconfigured(code="bad_config") from error
+    return MappingProxyType(dict(row.config))
 
 
 def load_snapshot() -> Snapshot:

@@ -68,6 +68,7 @@ MODEL_EXAMPLE: dict[str, Any] = {
     "inputMicrosPerMillion": 2_500_000,
     "outputMicrosPerMillion": 10_000_000,
     "params": {"temperature": 0.7},
+    "config": {},
     "connectSeconds": None,
     "firstSeconds": 30.0,
     "idleSeconds": None,
@@ -85,6 +86,7 @@ GIVEN_EXAMPLE = {
     "apiKey": "sk-…",
     "concurrencyMax": 200,
     "params": {"temperature": 0.7},
+    "config": {},
 }
 
 
@@ -137,6 +139,7 @@ class ModelGivenSerializer(CamelCaseSerializer):
     input_micros_per_million = Whole(required=False, allow_null=True, help_text="Millionths of your currency.")
     output_micros_per_million = Whole(required=False, allow_null=True, help_text="Millionths of your currency.")
     params = Parameters(required=False)
+    config = Parameters(required=False, help_text="Of a declarative endpoint; docs/declarative.md.")
     connect_seconds = Seconds(required=False, allow_null=True)
     first_seconds = Seconds(required=False, allow_null=True)
     idle_seconds = Seconds(required=False, allow_null=True)
@@ -167,6 +170,7 @@ class ModelSerializer(CamelCaseSerializer):
     input_micros_per_million = serializers.IntegerField(allow_null=True)
     output_micros_per_million = serializers.IntegerField(allow_null=True)
     params = Parameters()
+    config = Parameters()
     connect_seconds = serializers.FloatField(allow_null=True)
     first_seconds = serializers.FloatField(allow_null=True)
     idle_seconds = serializers.FloatField(allow_null=True)
@@ -261,7 +265,8 @@ def save_model(endpoint: Endpoint, given: Mapping[str, Any]) -> Endpoint:
     """
     values = {**model_to_dict(endpoint), **given}
     key = values.pop("api_key", None)
-    values["params"] = json.dumps(values["params"], ensure_ascii=False)
+    for name in ("params", "config"):
+        values[name] = json.dumps(values[name], ensure_ascii=False)
     values["api_key"], values["clear_api_key"] = key or "", "api_key" in given and not key
     form = EndpointForm(values, instance=endpoint)
     if not form.is_valid():
