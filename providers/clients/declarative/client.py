@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -22,6 +22,7 @@ from providers.clients.declarative.request import Prepared, prepare
 from providers.clients.declarative.schema import BUILT_IN, RESERVED, Config, Mode, Section, parse_config
 from providers.clients.failures import from_httpx, vendor_error
 from providers.clients.openai_chat import KEY, OpenAIChatProvider
+from providers.clients.watch import Watch
 from providers.credentials import Secret
 from providers.http import TRUSTED
 from providers.sse import loads
@@ -286,6 +287,7 @@ class _Exchange(OpenAIChatProvider):
         self._client = provider.client
         self._reducer: MappedReducer | None = None
         self._refused: Any = None
+        self._status: int | None = None
         self.wants_refresh = False
 
     def _new_reducer(self, request: ChatRequest) -> MappedReducer:
@@ -295,12 +297,18 @@ class _Exchange(OpenAIChatProvider):
     def _request(self, client: httpx.AsyncClient, request: ChatRequest) -> httpx.Request:
         return self._provider.build(client, self._provider.prepare(request, self._token))
 
+    async def _refusal(
+        self, response: httpx.Response, chunks: AsyncIterator[bytes], watch: Watch
+    ) -> errors.ProviderError:
+        self._status = response.status_code
+        return await super()._refusal(response, chunks, watch)
+
     def _error_in(self, body: bytes) -> dict[str, Any] | None:
         try:
             self._refused = loads(body)
         except ValueError:
             return None
-        found = error_in(self._provider.section.errors, self._refused, {STATUS: None})
+        found = error_in(self._provider.section.errors, self._refused, {STATUS: self._status})
         return found or vendor_error(self._refused)
 
     def _named(

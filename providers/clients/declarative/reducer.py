@@ -43,6 +43,7 @@ class MappedReducer(Reducer):
         "_facts",
         "_is_one_value",
         "_line_tail",
+        "_line_tail_bytes",
         "_seen",
         "_trace",
         "_usage_rank",
@@ -65,7 +66,8 @@ class MappedReducer(Reducer):
         self._seen = {"content": "", "reasoning": ""}  # the text so far, when each event repeats it
         self._counts: dict[str, int] = {}
         self._usage_rank = 1 << 10
-        self._line_tail = b""
+        self._line_tail: list[bytes] = []  # the unfinished last line, in the pieces it came in
+        self._line_tail_bytes = 0
         self._is_one_value = False
         self._watcher = watcher
         self._trace: Trace | None = None
@@ -77,7 +79,9 @@ class MappedReducer(Reducer):
         """Whether the model said that it had finished, or the answer is one whole JSON object."""
         if self.error is not None:
             return False
-        is_whole = self._has_text and (self._mode == "json" or self.section.mode == "whole")
+        is_whole = self._has_text and (
+            self._mode == "json" or (self._mode == "lines" and self.section.mode == "whole")
+        )
         return self.done or is_whole or (self.finish_reason is not None and self.section.finish_completes)
 
     def plain_text(self, chunk: bytes) -> str | None:
@@ -105,7 +109,7 @@ class MappedReducer(Reducer):
         if self._mode != "lines":
             super().finish()
         elif self._line_tail and not self.is_over:
-            line, self._line_tail = self._line_tail, b""
+            line, self._line_tail = b"".join(self._line_tail), []
             self._line(line, is_tail=True)
 
     def finished(self) -> Finished:
@@ -128,12 +132,16 @@ class MappedReducer(Reducer):
     def _feed_lines(self, chunk: bytes) -> None:
         if self.is_over:
             return
-        *lines, self._line_tail = (self._line_tail + chunk).split(b"\n")
-        for line in lines:
-            self._line(line, is_tail=False)
-            if self.is_over:
-                return
-        if len(self._line_tail) > self._limit:
+        if b"\n" in chunk:
+            *lines, chunk = b"".join((*self._line_tail, chunk)).split(b"\n")
+            self._line_tail, self._line_tail_bytes = [], 0
+            for line in lines:
+                self._line(line, is_tail=False)
+                if self.is_over:
+                    return
+        self._line_tail.append(chunk)
+        self._line_tail_bytes += len(chunk)
+        if self._line_tail_bytes > self._limit:
             raise errors.ReplyTooLong(code="line_too_long")
 
     def _line(self, line: bytes, *, is_tail: bool) -> None:

@@ -41,7 +41,7 @@ RESERVED = frozenset(
 )  # fmt: skip
 """Names that a request's parameters can never carry, declared or not: they would replace the site's own."""
 
-_RESPONSE_NAMES = {
+RESPONSE_NAMES = {
     "content": "content", "text": "content", "reasoning": "reasoning", "reasoning_content": "reasoning",
     "whole_content": "whole_content", "whole_reasoning": "whole_reasoning",
     "finish_reason": "finish_reason", "usage": "usage",
@@ -49,13 +49,13 @@ _RESPONSE_NAMES = {
     "id": "request_id",
 }  # fmt: skip
 
-_TOP = frozenset({"name", "description", "auth", "values", "params", "secrets"})
+TOP_KEYS = frozenset({"name", "description", "auth", "values", "params", "secrets"})
 _REQUEST = frozenset({"url", "method", "headers", "data", "params", "sign", "description"})
-_SECTION = _REQUEST | {
+SECTION_KEYS = _REQUEST | {
     "need_auth", "mode", "resp", "chunk_match", "chunk_filter", "filters", "done_when", "error", "cumulative",
     "usage_merge", "tool_calls", "finish_completes", "pass_params",
 }  # fmt: skip
-_AUTH = _REQUEST | {"set_data", "expires_field", "refresh_margin", "refresh_on", "error"}
+AUTH_KEYS = _REQUEST | {"set_data", "expires_field", "refresh_margin", "refresh_on", "error"}
 _INEXPRESSIBLE = {
     "files": "multipart uploads", "file": "multipart uploads", "multipart": "multipart uploads",
     "websocket": "WebSocket protocols", "ws": "WebSocket protocols", "poll": "tasks that are asked for later",
@@ -68,6 +68,7 @@ _NOT_OURS_TO_SET = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "te", "upgrade", "expect",
      "trailer", "proxy-authorization", "cookie"}
 )  # fmt: skip
+_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "x-auth-token"})
 _MAX_CONFIG_BYTES = 64 * 1024
 _MAX_DEPTH = 20
 
@@ -220,7 +221,7 @@ class _Parser:
         auth = self.auth(raw["auth"]) if raw.get("auth") is not None else None
         sections: dict[str, Section] = {}
         for key, value in raw.items():
-            if key in _TOP:
+            if key in TOP_KEYS:
                 continue
             if key in _INEXPRESSIBLE:
                 self.bad(key, f"{_INEXPRESSIBLE[key]} cannot be expressed")
@@ -344,6 +345,10 @@ class _Parser:
         return RequestTemplate(url, method.upper(), headers, data, params, sign, is_form)
 
     def literal_header(self, item: Item, where: str) -> None:
+        if item.name.lower() in _KEY_HEADERS and item.value:
+            self.bad(
+                f"{where}.value", "holds a key in clear: write ${api_key}, and give the key where it is encrypted"
+            )
         if not item.value.isascii() or any((ord(c) < 32 and c != "\t") or ord(c) == 127 for c in item.value):
             self.bad(f"{where}.value", "has characters that no header can hold")
 
@@ -430,7 +435,7 @@ class _Parser:
             return None
         if raw.get("need_auth"):
             self.bad("auth.need_auth", "the auth step cannot need itself (cyclic auth)")
-        self.keys(raw, _AUTH | {"need_auth"}, "auth")
+        self.keys(raw, AUTH_KEYS | {"need_auth"}, "auth")
         given: list[tuple[str, Path]] = []
         found = raw.get("set_data")
         if not isinstance(found, list) or not found:
@@ -446,7 +451,12 @@ class _Parser:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 self.bad(f"{spot}.name", "is not a name")
                 continue
-            if name in BUILT_IN or name in self.secrets or name in self.values or name in STANDARD_PARAMS:
+            if (
+                name in BUILT_IN
+                or name in self.secrets
+                or name in {*self.values, *self.params}
+                or name in STANDARD_PARAMS
+            ):
                 self.bad(f"{spot}.name", f'the name "{name}" is taken')
             path = self.path(entry.get("field"), f"{spot}.field")
             if path is not None:
@@ -475,7 +485,7 @@ class _Parser:
         return AuthStep(request, tuple(given), expires, float(margin), refresh_on, rules)
 
     def section(self, key: str, raw: Mapping[str, Any], auth: AuthStep | None) -> Section | None:
-        self.keys(raw, _SECTION, key)
+        self.keys(raw, SECTION_KEYS, key)
         need_auth = self.flag(raw, "need_auth", key)
         auth_names = {name for name, _path in auth.set_data} if auth else set()
         if need_auth and auth is None and not any(path.startswith("auth") for path, _text in self.problems):
@@ -550,9 +560,9 @@ class _Parser:
                 self.bad(spot, "is not an object {name, value}")
                 continue
             self.keys(entry, ("name", "value"), spot)
-            name = _RESPONSE_NAMES.get(str(entry.get("name")))
+            name = RESPONSE_NAMES.get(str(entry.get("name")))
             if name is None:
-                self.bad(f"{spot}.name", f"is not one of {', '.join(sorted(_RESPONSE_NAMES))}")
+                self.bad(f"{spot}.name", f"is not one of {', '.join(sorted(RESPONSE_NAMES))}")
             elif name in found:
                 self.bad(f"{spot}.name", f'"{name}" is there twice')
             else:
@@ -576,9 +586,9 @@ class _Parser:
                 self.bad(spot, "is not an object {name, op, value, field}")
                 continue
             fields = entry.get("field", [])
-            names = [_RESPONSE_NAMES.get(str(f)) for f in (fields if isinstance(fields, list) else [fields])]
+            names = [RESPONSE_NAMES.get(str(f)) for f in (fields if isinstance(fields, list) else [fields])]
             if None in names:
-                self.bad(f"{spot}.field", f"is not one of {', '.join(sorted(_RESPONSE_NAMES))}")
+                self.bad(f"{spot}.field", f"is not one of {', '.join(sorted(RESPONSE_NAMES))}")
             condition = self.condition({k: v for k, v in entry.items() if k != "field"}, spot)
             if condition is not None:
                 filters.append(Filter(condition, frozenset(name for name in names if name)))

@@ -293,6 +293,23 @@ def test_error_numbers_have_the_meaning_that_the_configuration_gives_them(
     assert type(asyncio.run(go()).error) is kind
 
 
+def test_an_error_rule_may_ask_for_the_http_status() -> None:
+    config = load("openai")
+    config["chat"]["error"].insert(
+        0, {"when": {"name": "__status", "op": "==", "value": 418}, "message": "why", "kind": "content_blocked"}
+    )
+
+    async def go() -> Answer:
+        answer = httpx.Response(418, json={"why": "茶"})
+        async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _request: answer)) as client:
+            provider = provider_from_config(config, api_key=Secret(CANARY), model="m", client=lambda: client)
+            return await collect(provider, "你好")
+
+    error = asyncio.run(go()).error
+    assert error is not None
+    assert (type(error), error.vendor_message) == (errors.ContentBlocked, "茶")
+
+
 def test_the_secret_and_the_token_are_in_no_repr() -> None:
     baidu = Baidu()
 

@@ -76,6 +76,8 @@ def test_a_good_configuration_is_read() -> None:
         ("chat.headers.0.value", "${foo}", 'chat.headers[0].value: names an unknown value "foo"'),
         ("chat.headers.0.value", "${foo", "chat.headers[0].value: has a ${ without its }"),
         ("chat.headers.0.value", "a\r\nb", "chat.headers[0].value: has characters that no header can hold"),
+        ("chat.headers.0.value", "Bearer sk-in-clear",
+         "chat.headers[0].value: holds a key in clear: write ${api_key}, and give the key where it is encrypted"),
         ("chat.headers.0.name", "Host", "chat.headers[0].name: Host is not for a configuration to set"),
         ("chat.headers.0.name", "a b", "chat.headers[0].name: is not a header's name"),
         ("chat.headers.0.name", "X-DashScope-Async",
