@@ -8,6 +8,7 @@ shrinks with the power of the length that the search may cost.
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, field
 from re import _constants as constants  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -53,9 +54,11 @@ def compile_pattern(text: str) -> LinePattern:
     if not text or len(text) > _MAX_CHARS:
         raise PatternRefused(f"is empty or longer than {_MAX_CHARS} characters")
     try:
-        tree = parser.parse(text)
-        compiled = re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # sets whose meaning will change, such as [[a]
+            tree = parser.parse(text)
+            compiled = re.compile(text)
+    except (re.error, RecursionError, OverflowError, FutureWarning) as error:
         raise PatternRefused(f"is not a regular expression: {error}") from None
     repeats: list[int] = []
     _walk(tree, repeats, inside_repeat=False)

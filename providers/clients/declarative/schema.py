@@ -205,11 +205,16 @@ class _Parser:
         try:
             fingerprint = json.dumps(raw, sort_keys=True, ensure_ascii=False, allow_nan=False)
             depth = _depth(raw)
+            size = len(fingerprint.encode())
+        except UnicodeEncodeError:
+            raise ConfigRefused(
+                [("", "the configuration has half of a character (a lone surrogate) in it")]
+            ) from None
         except (TypeError, ValueError, RecursionError):
             raise ConfigRefused([("", "the configuration is not JSON")]) from None
         if not isinstance(raw, dict):
             raise ConfigRefused([("", "the configuration is not an object")])
-        if len(fingerprint.encode("utf-8", "replace")) > _MAX_CONFIG_BYTES or depth > _MAX_DEPTH:
+        if size > _MAX_CONFIG_BYTES or depth > _MAX_DEPTH:
             raise ConfigRefused([("", "the configuration is longer than 64 KiB or nested more than 20 deep")])
         name = self.text(raw, "name", "", default=None)
         if name is None:
@@ -402,7 +407,7 @@ class _Parser:
                 self.bad(path, why)
 
     def sign(self, raw: Any, path: str, explain: Callable[[Ref], str | None]) -> Sign | None:
-        if not isinstance(raw, dict) or raw.get("name") not in SIGNERS:
+        if not isinstance(raw, dict) or str(raw.get("name")) not in SIGNERS:
             self.bad(path if not isinstance(raw, dict) else f"{path}.name", f"is not one of {', '.join(SIGNERS)}")
             return None
         signer = SIGNERS[raw["name"]]
@@ -616,7 +621,7 @@ class _Parser:
             return Condition(parts=self.conditions(raw["all"], f"{path}.all"))
         self.keys(raw, ("name", "op", "value"), path)
         op = raw.get("op", "==" if "value" in raw else "exists")
-        if op not in OPS:
+        if not isinstance(op, str) or op not in OPS:
             self.bad(f"{path}.op", f"is not one of {' '.join(OPS)}")
             return None
         if op in ("==", "!=", "in", "contains") and "value" not in raw:
@@ -642,7 +647,7 @@ class _Parser:
                 continue
             self.keys(entry, ("when", "message", "type", "code", "kind"), spot)
             kind = entry.get("kind")
-            if kind is not None and kind not in KINDS:
+            if kind is not None and not (isinstance(kind, str) and kind in KINDS):
                 self.bad(f"{spot}.kind", f"is not one of {', '.join(sorted(KINDS))}")
             if "when" not in entry:
                 self.bad(f"{spot}.when", "is missing")

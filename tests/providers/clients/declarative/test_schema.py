@@ -106,6 +106,7 @@ def test_a_good_configuration_is_read() -> None:
         ("chat.chunk_filter.op", "=~", "chat.chunk_filter.op: is not one of == != in exists truthy contains"),
         ("chat.chunk_filter.field", "foo", None),
         ("chat.done_when.0.all.0.name", "__nix", None),
+        ("chat.chunk_filter.op", ["=="], "chat.chunk_filter.op: is not one of == != in exists truthy contains"),
         ("chat.done_when", [], "chat.done_when: has no condition"),
         ("chat.error.kind", "cosmic", None),
         ("chat.error.message", 3, "chat.error.message: is not a path such as choices[0].delta.content"),
@@ -141,7 +142,9 @@ def test_a_mistake_is_named_by_its_path(path: str, value: Any, problem: str | No
         assert problem in found
 
 
-@pytest.mark.parametrize("raw", [None, [], "text", 3, {"name": "x"}, {"name": "x", "chat": object()}])
+@pytest.mark.parametrize(
+    "raw", [None, [], "text", 3, {"name": "x"}, {"name": "x", "chat": object()}, {"name": "\ud800"}]
+)
 def test_what_is_no_configuration_at_all_is_refused(raw: Any) -> None:
     assert problems(raw)
 
