@@ -41,19 +41,27 @@ def compile_path(text: str) -> Path:
 def pick(value: Any, path: Path) -> Any:
     """Return what is at the path, None when there is nothing. `[*]` joins the strings it finds."""
     for position, step in enumerate(path):
-        if step is Every.ITEM:
-            if type(value) is not list:
-                return None
-            rest = path[position + 1 :]
-            found = [item for item in (pick(item, rest) for item in value) if item is not None]
-            if not found:
-                return None
-            return "".join(found) if all(type(item) is str for item in found) else found
-        if type(value) is dict:
-            value = value.get(str(step))
+        if type(step) is str and type(value) is dict:
+            value = value.get(step)
+        elif value is None:
+            return None
+        elif type(step) is Every:
+            return _every(value, path[position + 1 :])
         elif type(value) is list:
             index = step if type(step) is int else int(step) if type(step) is str and step.isdecimal() else -1
             value = value[index] if 0 <= index < len(value) else None
+        elif type(value) is dict:
+            value = value.get(str(step))
         else:
             return None
     return value
+
+
+def _every(value: Any, rest: Path) -> Any:
+    """Return what is at rest in each item of a list: strings joined, anything else as a list."""
+    if type(value) is not list:
+        return None
+    found = [item for item in (pick(item, rest) for item in value) if item is not None]
+    if not found:
+        return None
+    return "".join(found) if all(type(item) is str for item in found) else found
