@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -18,10 +19,11 @@ from providers.clients.declarative.client import DeclarativeProvider, provider_f
 from providers.clients.declarative.configs import load
 from providers.credentials import Secret
 from providers.http import HttpPolicy, new_client
-from providers.types import Usage, outcome_of
+from providers.types import ChatMessage, ChatRequest, Delta, Usage, outcome_of
 from tests.fakes.provider import FakeProvider
 from tests.providers.clients.test_openai_faults import BROKEN, COMPLETE
 from tests.providers.conftest import Answer, Transport, collect
+from tests.providers.test_http import eventually
 
 CANARY = "sk-canary-0123456789abcdef"
 AK_SK = Secret(json.dumps({"api_key": "AK", "secret_key": CANARY}))
@@ -328,3 +330,30 @@ def test_a_configuration_is_not_changed_by_being_used() -> None:
         before = copy.deepcopy(config)
         provider_from_config(config, api_key=AK_SK, model="m", client=lambda: httpx.AsyncClient())
         assert config == before
+
+
+@pytest.mark.parametrize("way", ["close", "cancel"])
+def test_who_leaves_closes_the_socket_at_once(fake: FakeProvider, transport: Transport, way: str) -> None:
+    def gone() -> bool:
+        return int(fake.stats()["closed_by_client_count"]) == 1
+
+    async def go() -> None:
+        policy = HttpPolicy(allowed_addresses=frozenset({fake.address}), transport=transport)
+        async with new_client(policy) as client:
+            provider = provider_from_config(
+                load("openai"), api_key=Secret(CANARY), model="m", base_url=fake.base_url, client=lambda: client
+            )
+            if way == "close":
+                stream = provider.stream(ChatRequest((ChatMessage("user", "[[n=1000 rate=20]]"),)))
+                async with aclosing(stream):
+                    assert isinstance(await anext(stream), Delta)
+            else:
+                task = asyncio.create_task(collect(provider, "[[fault=stall]]"))
+                await asyncio.to_thread(eventually, lambda: fake.stats()["tokens"] == 3)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            await asyncio.to_thread(eventually, gone)
+
+    fake.reset()
+    asyncio.run(go())
