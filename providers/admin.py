@@ -100,9 +100,7 @@ class EndpointForm(forms.ModelForm):
             return {}
         if not isinstance(params, dict):
             raise forms.ValidationError(_('Write a JSON object, for example {"temperature": 0.7}.'))
-        text = json.dumps(params, ensure_ascii=False)
-        if storable(text) != text or re.search(r"(?<!\\)(\\\\)*\\u0000", text):
-            raise forms.ValidationError(_("There are characters in it that cannot be stored."))
+        _refuse_unstorable(params)
         is_application = self.cleaned_data.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP
         if taken := sorted((SET_BY_US if is_application else {"model", "messages", "stream"}) & set(params)):
             raise forms.ValidationError(_("These are set by the system: %(names)s.") % {"names": ", ".join(taken)})
@@ -119,6 +117,7 @@ class EndpointForm(forms.ModelForm):
             raise forms.ValidationError(
                 [f"{path}: {text}" if path else text for path, text in error.problems]
             ) from None
+        _refuse_unstorable(config)
         return dict(config)
 
     def clean_base_url(self) -> str:
@@ -200,6 +199,13 @@ def _url_called(values: Mapping[str, Any]) -> str:
     """Return the base URL that an endpoint with these values calls: an application has one by default."""
     default = BASE_URL if values.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP else ""
     return values.get("base_url") or default
+
+
+def _refuse_unstorable(value: Any) -> None:
+    """Return when the database can hold this JSON value. Raises: ValidationError."""
+    text = json.dumps(value, ensure_ascii=False)
+    if storable(text) != text or re.search(r"(?<!\\)(\\\\)*\\u0000", text):
+        raise forms.ValidationError(_("There are characters in it that cannot be stored."))
 
 
 def _called(endpoint: Endpoint) -> tuple[str, ...]:

@@ -147,10 +147,10 @@ class OpenAIChatProvider:
             if not (phase := watch.timed_out()):
                 raise
             if not reducer.is_complete:
-                named = without_secret(reducer.request_id, self._api_key)
+                named = self._not_ours(reducer.request_id)
                 raise errors.TimedOut(phase, provider_request_id=named) from None
         except TotalTimeOut:
-            named = without_secret(reducer.request_id, self._api_key)
+            named = self._not_ours(reducer.request_id)
             raise errors.TimedOut("total", provider_request_id=named) from None
         finally:
             watch.stop()
@@ -170,16 +170,20 @@ class OpenAIChatProvider:
         if reducer.error is not None:
             raise self._named(reducer.status, reducer.error, request_id=request_id or reducer.request_id)
         if not reducer.is_complete:
-            named = without_secret(request_id or reducer.request_id, self._api_key)
+            named = self._not_ours(request_id or reducer.request_id)
             raise _incomplete(reducer, lost, request_id=named)
-        reducer.request_id = without_secret(request_id or reducer.request_id, self._api_key)
-        reducer.finish_reason = without_secret(reducer.finish_reason, self._api_key)
+        reducer.request_id = self._not_ours(request_id or reducer.request_id)
+        reducer.finish_reason = self._not_ours(reducer.finish_reason)
         yield reducer.finished()
 
     def _request_id_of(self, response: httpx.Response) -> str | None:
         """Return the vendor's own name for this call."""
         found = response.headers.get("x-request-id") or response.headers.get("request-id")
-        return without_secret(found, self._api_key)
+        return self._not_ours(found)
+
+    def _not_ours(self, word: str | None) -> str | None:
+        """Return a word of the vendor's, None when it quotes our secret: such words are stored and logged."""
+        return without_secret(word, self._api_key)
 
     # What a vendor with another shape and the same manner says otherwise (dashscope_app.py).
 

@@ -209,9 +209,14 @@ def test_a_planted_key_is_found_nowhere(
     # Registered through the API, for every way to quote it, one that is not there, and one that fails in all ways.
     bases = {way: f"http://{parrot}/{way}/v1" for way in Parrot.ways}
     bases |= {"faults": fake_provider.base_url, "nobody": "http://127.0.0.1:9/v1"}
-    for name, base_url in bases.items():
-        body = {"name": name, "baseUrl": base_url, "model": "m", "apiKey": CANARY, "isActive": False}
-        assert call("POST", MODELS, body).status_code == 201
+    given: list[dict[str, Any]] = [{"name": name, "baseUrl": base_url} for name, base_url in bases.items()]
+    for way in Parrot.ways:
+        config = {"ready": "openai", "values": {"base_url": f"http://{parrot}/{way}/v1"}}
+        given.append({"name": f"any {way}", "dialect": "declarative", "config": config})
+        given.append({"name": f"app {way}", "dialect": "dashscope_app", "baseUrl": f"http://{parrot}/{way}"})
+    for fields in given:
+        answer = call("POST", MODELS, {"model": "m", "apiKey": CANARY, "isActive": False, **fields})
+        assert answer.status_code == 201, answers[-1]
     # What is refused does not come back, either.
     for refused in (
         {"apiKey": f"{CANARY}\n"},
@@ -229,12 +234,14 @@ def test_a_planted_key_is_found_nowhere(
     tested = [call("POST", f"{MODELS}/{row.pk}/test").json() for row in Endpoint.objects.all()]
     assert sum(not test["ok"] for test in tested) >= len(Parrot.ways) - 1
     chosen = [str(pk) for pk in Endpoint.objects.values_list("pk", flat=True)]
-    for some in (chosen[:5], chosen[5:]):
+    for some in (chosen[start : start + 5] for start in range(0, len(chosen), 5)):
         said = client.post(
             "/admin/providers/endpoint/", {"action": "try_out", "_selected_action": some}, follow=True
         )
         answers.append(said.content.decode())
-    questions = [(name, "你好") for name in bases] + [("faults", f"[[fault={fault}]]") for fault in FAULTS]
+    questions = [(fields["name"], "你好") for fields in given] + [
+        ("faults", f"[[fault={fault}]]") for fault in FAULTS
+    ]
     seen = asyncio.run(ask_them_all(questions))
     codes = set(Generation.across_sites.values_list("error_code", flat=True))
     assert len(seen) == len(questions) and len(codes) > 10, codes

@@ -297,6 +297,9 @@ class _Exchange(OpenAIChatProvider):
     def _request(self, client: httpx.AsyncClient, request: ChatRequest) -> httpx.Request:
         return self._provider.build(client, self._provider.prepare(request, self._token))
 
+    def _not_ours(self, word: str | None) -> str | None:
+        return word if self._provider.cut({"word": word}, self._token)["word"] == word else None
+
     async def _refusal(
         self, response: httpx.Response, chunks: AsyncIterator[bytes], watch: Watch
     ) -> errors.ProviderError:
@@ -320,7 +323,7 @@ class _Exchange(OpenAIChatProvider):
         retry_after: float | None = None,
     ) -> errors.ProviderError:
         said = self._provider.cut(error, self._token)
-        found = named(status, said, request_id=request_id, retry_after=retry_after)
+        found = named(status, said, request_id=self._not_ours(request_id), retry_after=retry_after)
         step = self._provider.config.auth
         if self._token is not None and step is not None:
             event = self._refused if status is not None or self._reducer is None else self._reducer.error_event
