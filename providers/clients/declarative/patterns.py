@@ -1,12 +1,13 @@
 """Regular expressions written by people in a form: compiled, and refused when they could run away.
 
 Python's engine backtracks. What is allowed here is bounded: no repeat inside a repeat, no alternatives inside
-a repeat, no back references or look-arounds, few repeats at all, and a limit on the text that is searched which
-shrinks with the power of the length that the search may cost.
+a repeat and few outside, no back references or look-arounds, few repeats at all, and a limit on the text that is
+searched which shrinks with the power of the length that the search may cost.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 
 _MAX_CHARS = 200
 _MAX_REPEATS = 6
+_MAX_WAYS = 64  # the product of all alternatives: each is tried again for every choice of the others
 _MAX_INPUT = {0: 8 << 20, 1: 8 << 20, 2: 4096}  # characters, by the power of the cost
 _REPEATS = (constants.MAX_REPEAT, constants.MIN_REPEAT, constants.POSSESSIVE_REPEAT)
 _REFUSED = {
@@ -61,7 +63,10 @@ def compile_pattern(text: str) -> LinePattern:
     except (re.error, RecursionError, OverflowError, FutureWarning) as error:
         raise PatternRefused(f"is not a regular expression: {error}") from None
     repeats: list[int] = []
-    _walk(tree, repeats, inside_repeat=False)
+    branches: list[int] = []
+    _walk(tree, repeats, branches, inside_repeat=False)
+    if math.prod(branches) > _MAX_WAYS:
+        raise PatternRefused("could run away: too many alternatives")
     if len(repeats) > _MAX_REPEATS:
         raise PatternRefused(f"could run away: more than {_MAX_REPEATS} repeats")
     is_anchored = bool(tree.data) and tree.data[0] in (
@@ -75,7 +80,7 @@ def compile_pattern(text: str) -> LinePattern:
     return LinePattern(text, means_sse, _MAX_INPUT[power], compiled)
 
 
-def _walk(tree: Any, repeats: list[int], *, inside_repeat: bool) -> None:
+def _walk(tree: Any, repeats: list[int], branches: list[int], *, inside_repeat: bool) -> None:
     for op, argument in tree:
         if op in _REFUSED:
             raise PatternRefused(f"could run away: {_REFUSED[op]} is not allowed")
@@ -84,13 +89,14 @@ def _walk(tree: Any, repeats: list[int], *, inside_repeat: bool) -> None:
             if inside_repeat:
                 raise PatternRefused("could run away: a repeat inside a repeat")
             repeats.append(int(most))
-            _walk(inner, repeats, inside_repeat=True)
+            _walk(inner, repeats, branches, inside_repeat=True)
         elif op is constants.BRANCH:
             if inside_repeat:
                 raise PatternRefused("could run away: alternatives inside a repeat")
+            branches.append(len(argument[1]))
             for branch in argument[1]:
-                _walk(branch, repeats, inside_repeat=inside_repeat)
+                _walk(branch, repeats, branches, inside_repeat=inside_repeat)
         elif op is constants.SUBPATTERN:
-            _walk(argument[3], repeats, inside_repeat=inside_repeat)
+            _walk(argument[3], repeats, branches, inside_repeat=inside_repeat)
         elif op is constants.ATOMIC_GROUP:
-            _walk(argument, repeats, inside_repeat=inside_repeat)
+            _walk(argument, repeats, branches, inside_repeat=inside_repeat)

@@ -32,7 +32,8 @@ def test_the_spellings_of_event_streams_are_known() -> None:
 @pytest.mark.parametrize(
     "pattern",
     ["", "(", "(a+)+$", "(a*)*", "(a|a)*b", "(a|b|ab)*c", r"(.*)\1", "(?=a+)b", "^(.*)(.*)(.*)x$", "(.*)(.*)x",
-     "a?" * 20 + "a" * 20, "((a{1,50}){1,50}){1,50}", "x" * 300, "[[a]]", "(?:a+|b+)+", "^(?>(a+)+)$"],
+     "a?" * 20 + "a" * 20, "((a{1,50}){1,50}){1,50}", "x" * 300, "[[a]]", "(?:a+|b+)+", "^(?>(a+)+)$",
+     "^" + "(a|a)" * 30 + "x", "^" + "(?:a|ab|b)" * 18 + "x"],
 )  # fmt: skip
 def test_a_pattern_that_could_run_away_is_refused(pattern: str) -> None:
     with pytest.raises(PatternRefused):
