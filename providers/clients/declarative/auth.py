@@ -73,6 +73,7 @@ class TokenCache:
                 return token
             if entry.attempts != seen and entry.error is not None:
                 raise entry.error.with_traceback(None)  # who waited need not ask the same again
+            entry.error = None  # of an earlier fetch: this one may be given up and have none
             try:
                 token = await fetch()
             except errors.ProviderError as error:

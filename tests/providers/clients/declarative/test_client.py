@@ -272,6 +272,49 @@ def test_who_gives_up_while_the_token_is_fetched_does_not_fail_the_others() -> N
     assert with_baidu(baidu, go).text == "好。"
 
 
+@pytest.mark.parametrize("status", [200, 500])
+def test_no_word_of_a_vendor_that_quotes_a_key_is_passed_on(status: int) -> None:
+    config = load("openai")
+    config["secrets"] = ["second"]
+    said = {"choices": [{"delta": {"content": "好"}, "finish_reason": f"stop {CANARY}"}], "id": f"id-{CANARY}"}
+    failed = {"error": {"message": f"no {CANARY}", "code": f"c-{CANARY}", "type": CANARY}}
+    content = f"data: {json.dumps(said)}\n\ndata: [DONE]\n\n" if status == 200 else json.dumps(failed)
+
+    async def go() -> list[Answer]:
+        answers = []
+        for headers in ({}, {"X-Request-Id": f"for {CANARY}"}):
+            answer = httpx.Response(status, content=content, headers=headers)
+            async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _request, a=answer: a)) as client:
+                key = Secret(json.dumps({"api_key": "sk-first-012345", "second": CANARY}))
+                provider = provider_from_config(config, api_key=key, model="m", client=lambda: client)
+                answers.append(await collect(provider, "你好"))
+        return answers
+
+    for answer in asyncio.run(go()):
+        error = answer.error
+        assert (answer.finished is None) == (error is not None) == (status == 500)
+        said_of_it = [] if error is None else [error.provider_request_id, error.vendor_code, error.vendor_message]
+        assert "canary" not in f"{answer.finished!r} {error!r} {said_of_it}"
+
+
+def test_who_waited_for_a_token_is_not_told_an_error_of_earlier() -> None:
+    baidu = Baidu()
+    baidu.token_answer = httpx.Response(503, text="busy")
+
+    async def go(make: Callable[..., DeclarativeProvider]) -> Answer:
+        assert type((await collect(make(), "你好")).error) is errors.Unavailable
+        baidu.token_answer, baidu.pause = None, 0.1
+        first = asyncio.create_task(collect(make(), "你好"))
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(collect(make(), "你好"))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        return await second
+
+    answer = with_baidu(baidu, go)
+    assert (answer.error, answer.text) == (None, "好。")
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [(110, errors.Unauthorized), (18, errors.RateLimited), (17, errors.QuotaExceeded), (336003, errors.BadRequest),
