@@ -676,6 +676,9 @@ class Engine:
                         return Ending("failed", error_code="reply_too_long")
                     if buffer.waiting_chars > WAITING_MAX_CHARS:
                         await writer.room(buffer, WAITING_MAX_CHARS // 2)
+        except ProviderError:
+            seam = None  # What is held back repeats what stands there: who goes on does so from there.
+            raise
         finally:
             attempt.closed = time.monotonic()
             if seam is not None and (held := seam.close()):

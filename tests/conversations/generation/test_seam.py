@@ -77,3 +77,19 @@ async def test_another_endpoint_goes_on_where_the_first_one_failed(people: World
     assert reply.content == text
     assert [row[:3] for row in attempts] == [("甲", "failed", "stream_cut"), ("乙", "complete", "")]
     assert attempts[0][3] == 8
+
+
+def make_three(site_id: int) -> None:
+    make_endpoints(site_id, "instruction")
+    Endpoint.objects.filter(name="乙").update(params={"script": [{"text": "前有座山，"}, {"cut": True}]})
+    Endpoint.objects.create(
+        name="丙", dialect="scripted", priority=3, params={"script": [{"text": "有座庙。"}, {"finish": "stop"}]}
+    )
+
+
+async def test_a_run_up_that_is_cut_off_is_not_shown(people: World) -> None:
+    await in_unit(make_three, people.alice.site_id)
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines() as [engine]:
+        started = await send(engine, claims, chat, "讲个故事")
+        assert await read_to_end(engine, started.reply_id) == ("从前有座山，山里有座庙。", "complete")
