@@ -68,13 +68,14 @@ class Breaker:
         state = self.state
         return state == "closed" or (state == "half-open" and not self.is_probing)
 
-    def begin(self) -> None:
-        """Count a call in."""
+    def begin(self) -> bool:
+        """Count a call in; return whether it is the probe."""
         self.live += 1
         self.calls.append(self.clock())
         self.calls_in_a_minute()
-        if self.state == "half-open":
-            self.is_probing = True
+        is_probe = self.state == "half-open" and not self.is_probing
+        self.is_probing = self.is_probing or is_probe
+        return is_probe
 
     def calls_in_a_minute(self) -> int:
         """Return how many calls began within the last minute."""
@@ -83,10 +84,10 @@ class Breaker:
             self.calls.popleft()
         return len(self.calls)
 
-    def end(self) -> None:
-        """Count a call out, whatever came of it."""
+    def end(self, *, is_probe: bool = False) -> None:
+        """Count a call out, whatever came of it: a probe that told nothing makes room for another."""
         self.live = max(0, self.live - 1)
-        if self.live == 0:
+        if is_probe or self.live == 0:
             self.is_probing = False
 
     def succeeded(self) -> None:
@@ -105,7 +106,8 @@ class Breaker:
             # It is well and wants to be left alone: nothing is learned by trying sooner.
             self.open_until = now + min(error.retry_after_seconds, _REST_MAX_SECONDS)
             self.is_probing = False
-        elif self.is_probing or self.failures >= FAILURES_TO_OPEN:
+        elif self.is_probing or (self.failures >= FAILURES_TO_OPEN and self.state != "open"):
+            # Not again while it rests: what fails then had begun before, and is the same outage.
             self.rest_seconds = min(max(self.rest_seconds * 2, OPEN_SECONDS), OPEN_MAX_SECONDS)
             self.open_until = now + self.rest_seconds
             self.is_probing = False
@@ -200,10 +202,13 @@ class Pool:
         return breaker
 
     def forget_missing(self, snapshot: Snapshot) -> None:
-        """Drop clients and breakers of endpoints that are gone; running replies keep the client they hold."""
+        """Drop clients and breakers of endpoints that are gone; running replies keep the client they hold.
+
+        A breaker with replies under way stays: should the endpoint come back, they count against its limit.
+        """
         keys = {endpoint.key for endpoint in snapshot.endpoints}
         self._providers = {key: kept for key, kept in self._providers.items() if key in keys}
-        self._breakers = {key: kept for key, kept in self._breakers.items() if key in keys}
+        self._breakers = {key: kept for key, kept in self._breakers.items() if key in keys or kept.live}
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""

@@ -576,7 +576,7 @@ class Engine:
         if endpoint.keeps_sessions and not so_far:
             request = await self._with_session(run, endpoint, request)
         breaker = self._pool.breaker(endpoint)
-        breaker.begin()
+        is_probe = breaker.begin()
         metrics.PROMPT_CHARS.observe(request.prompt_chars)
         code = "interrupted"
         try:
@@ -590,7 +590,7 @@ class Engine:
             raise
         finally:
             metrics.PROVIDER_CALLS.labels(code).inc()
-            breaker.end()
+            breaker.end(is_probe=is_probe)
         breaker.succeeded()
         return ending
 

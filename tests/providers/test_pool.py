@@ -90,6 +90,42 @@ def test_failures_in_a_row_open_the_breaker_and_rest_doubles() -> None:
     assert (breaker.state, breaker.failures, breaker.live) == ("closed", 0, 0)
 
 
+def test_many_that_fail_at_once_make_one_rest() -> None:
+    clock = Clock()
+    breaker = Pool(clock=clock).breaker(endpoint(1))
+    for _ in range(100):
+        breaker.begin()
+    for _ in range(100):
+        breaker.failed(errors.Unavailable())
+        breaker.end()
+    clock.now += OPEN_SECONDS + 0.1
+    assert breaker.state == "half-open"
+
+
+@pytest.mark.parametrize("error", [None, errors.BadRequest()])
+def test_a_probe_that_tells_nothing_makes_room_for_another(error: errors.ProviderError | None) -> None:
+    clock = Clock()
+    breaker = Pool(clock=clock).breaker(endpoint(1))
+    breaker.begin()  # a long reply, from before
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(errors.Unavailable())
+    clock.now += OPEN_SECONDS + 0.1
+    is_probe = breaker.begin()
+    assert not breaker.allows()
+    if error is not None:
+        breaker.failed(error)
+    breaker.end(is_probe=is_probe)
+    assert breaker.allows()
+
+
+def test_an_endpoint_that_was_away_for_a_while_still_counts_the_replies_it_runs() -> None:
+    pool = Pool(clock=Clock())
+    small = endpoint(1, concurrency_max=1)
+    pool.breaker(small).begin()
+    pool.forget_missing(Snapshot(2, ()))
+    assert names(pool, small) == []
+
+
 def test_when_all_are_open_they_are_tried_all_the_same() -> None:
     pool = Pool(clock=Clock())
     only = endpoint(1)
