@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -89,6 +89,15 @@ class Breaker:
         self.live = max(0, self.live - 1)
         if is_probe or self.live == 0:
             self.is_probing = False
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Count a call in, and out at the end. Entered before anything is awaited: others choose meanwhile."""
+        is_probe = self.begin()
+        try:
+            yield
+        finally:
+            self.end(is_probe=is_probe)
 
     def succeeded(self) -> None:
         """The endpoint gave a token or a whole reply."""

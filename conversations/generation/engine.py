@@ -546,10 +546,11 @@ class Engine:
         for endpoint in self._pool.attempts(snapshot):
             if endpoint.is_stand_in and not run.started.allows_stand_in:
                 continue
-            if failure is not None:
-                await self._next_attempt(run, failure)
             try:
-                return await self._ask(run, endpoint)
+                with self._pool.breaker(endpoint).call():
+                    if failure is not None:
+                        await self._next_attempt(run, failure)
+                    return await self._ask(run, endpoint)
             except ProviderError as error:
                 failure = error
                 if not _is_worth_another(error) or (run.chars and way == "off"):
@@ -561,22 +562,25 @@ class Engine:
         pause = self._pool.pause_before_retry(failure) if self._pool.has_room(last) else None
         if pause is None:
             return Ending("failed", error_code=failure.public_code)
-        await self._next_attempt(run, failure)
-        await asyncio.sleep(pause)
         try:
-            return await self._ask(run, last)
+            with self._pool.breaker(last).call():
+                await self._next_attempt(run, failure)
+                await asyncio.sleep(pause)
+                return await self._ask(run, last)
         except ProviderError as error:
             return Ending("failed", error_code=error.public_code)
 
     async def _ask(self, run: Run, endpoint: EndpointConfig) -> Ending:
-        """Ask one endpoint for the reply, or for its rest; tell breaker, trace and attempt what came."""
+        """Ask one endpoint for the reply, or for its rest; tell breaker, trace and attempt what came.
+
+        Within its breaker's `call`.
+        """
         so_far, thoughts = run.buffer.final_text() if run.chars else ("", "")
         run.attempt.began_at = (len(so_far), len(thoughts))
         request = ChatRequest(messages=continuation(run.started.prompt, so_far, run.started.midstream_failover))
         if endpoint.keeps_sessions and not so_far:
             request = await self._with_session(run, endpoint, request)
         breaker = self._pool.breaker(endpoint)
-        is_probe = breaker.begin()
         metrics.PROMPT_CHARS.observe(request.prompt_chars)
         code = "interrupted"
         try:
@@ -590,7 +594,6 @@ class Engine:
             raise
         finally:
             metrics.PROVIDER_CALLS.labels(code).inc()
-            breaker.end(is_probe=is_probe)
         breaker.succeeded()
         return ending
 

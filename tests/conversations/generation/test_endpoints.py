@@ -12,6 +12,8 @@ import pytest
 
 from conversations.db import database_now
 from conversations.generation import endpoints
+from conversations.generation.engine import Engine
+from conversations.generation.store import Store
 from conversations.models import Generation, Message, Site, Worker
 from providers import registry
 from providers.models import Endpoint, EndpointRevision, restore_revision
@@ -178,3 +180,29 @@ def test_twenty_revisions_are_kept_and_none_holds_a_key() -> None:
     assert "canary" not in str(list(EndpointRevision.objects.values_list("endpoints", flat=True)))
     with pytest.raises(EndpointRevision.DoesNotExist):
         restore_revision(kept[-1] - 1)
+
+
+class SlowLedger(Store):
+    """A store of a busy database: closing the row of a failed attempt takes a while."""
+
+    async def next_attempt(self, site_id: int, values: dict[str, Any]) -> None:
+        """Do as always, later."""
+        await asyncio.sleep(0.3)
+        await super().next_attempt(site_id, values)
+
+
+async def test_replies_that_move_on_together_keep_to_the_limit_of_the_next(people: World) -> None:
+    await in_unit(make, "甲", priority=1, params={"script": [{"cut": True}]})
+    await in_unit(make, "乙", priority=2, concurrency_max=1)
+    await in_unit(make, "丙", priority=3)
+    claims = await in_unit(claims_of, people.alice)
+    chats = [await in_unit(new_chat, people.alice) for _ in range(4)]
+    engine = Engine(store=SlowLedger())
+    try:
+        await engine.started()
+        for started in [await send(engine, claims, chat, "问题") for chat in chats]:
+            await engine.ended(started.reply_id)
+    finally:
+        await engine.close()
+    complete = Generation.across_sites.filter(status="complete").values_list("endpoint_name", flat=True)
+    assert sorted(await in_unit(list, complete)) == ["丙", "丙", "丙", "乙"]
