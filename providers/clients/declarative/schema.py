@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 from providers.clients.declarative.conditions import FACTS, OPS, Condition
 from providers.clients.declarative.convertors import CONVERTORS
@@ -69,6 +70,10 @@ _NOT_OURS_TO_SET = frozenset(
      "trailer", "proxy-authorization", "cookie"}
 )  # fmt: skip
 _KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "x-auth-token"})
+_SECRET_WORDS = (RESERVED - {"base_url", "url", "host"}) | {
+    "key", "app_key", "client_secret", "private_key", "session_token",
+}  # fmt: skip
+_IN_CLEAR = "holds a key in clear: write ${api_key}, and give the key where it is encrypted"
 _MAX_CONFIG_BYTES = 64 * 1024
 _MAX_DEPTH = 20
 
@@ -268,6 +273,8 @@ class _Parser:
                 self.bad(path, "the name is taken")
             elif key == "values" and name in STANDARD_PARAMS:
                 self.bad(path, "is a parameter of the request: declare it in params")
+            elif key == "values" and _names_a_secret(name) and found[name] not in (None, ""):
+                self.bad(path, _IN_CLEAR)
             elif key == "params" and (name in RESERVED or name in self.values):
                 self.bad(path, "is reserved: a request must not be able to replace it")
         return dict(found)
@@ -310,6 +317,9 @@ class _Parser:
                 self.bad(_join(path, "url"), str(error))
             else:
                 self.refs(url, _join(path, "url"), explain)
+                literal = "".join(part if isinstance(part, str) else "" for part in url.query)
+                if any(_names_a_secret(name) and value for name, value in parse_qsl(literal)):
+                    self.bad(_join(path, "url"), _IN_CLEAR)
                 if url.base is not None and (url.base.name not in self.values or url.base.rest):
                     self.bad(
                         _join(path, "url"),
@@ -350,10 +360,8 @@ class _Parser:
         return RequestTemplate(url, method.upper(), headers, data, params, sign, is_form)
 
     def literal_header(self, item: Item, where: str) -> None:
-        if item.name.lower() in _KEY_HEADERS and item.value:
-            self.bad(
-                f"{where}.value", "holds a key in clear: write ${api_key}, and give the key where it is encrypted"
-            )
+        if item.name.lower() in _KEY_HEADERS and item.value and not _names_a_secret(item.name):
+            self.bad(f"{where}.value", _IN_CLEAR)
         if not item.value.isascii() or any((ord(c) < 32 and c != "\t") or ord(c) == 127 for c in item.value):
             self.bad(f"{where}.value", "has characters that no header can hold")
 
@@ -398,6 +406,8 @@ class _Parser:
                 self.bad(f"{spot}.value", str(error))
                 continue
             self.refs(value, f"{spot}.value", explain)
+            if isinstance(value, str) and value and _names_a_secret(name):
+                self.bad(f"{spot}.value", _IN_CLEAR)
             items.append(Item(name, value, convertor, self.flag(entry, "optional", spot)))
         return tuple(items)
 
@@ -426,6 +436,8 @@ class _Parser:
             except ValueError as error:
                 self.bad(f"{path}.{key}", str(error))
                 continue
+            if isinstance(settings[key], str) and settings[key] and _names_a_secret(key):
+                self.bad(f"{path}.{key}", _IN_CLEAR)
             for ref in refs_of(settings[key]):
                 why = explain(ref)
                 if why is None and ref.name not in self.secrets and ref.name not in self.values:
@@ -678,6 +690,11 @@ class _Parser:
         except ValueError:
             self.bad(path, "is not a path such as choices[0].delta.content")
             return None
+
+
+def _names_a_secret(name: str) -> bool:
+    """Return whether what goes by this name is a key."""
+    return name.lower().replace("-", "_").removeprefix("x_") in _SECRET_WORDS
 
 
 def _join(path: str, key: str) -> str:

@@ -167,6 +167,25 @@ def test_all_mistakes_are_shown_at_once() -> None:
     assert len(problems(raw)) == 3
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("chat.headers.0", {"name": "X-Token", "value": "sk-in-clear"}),
+        ("chat.params", [{"name": "key", "value": "sk-in-clear"}]),
+        ("chat.data.0", {"name": "api_key", "value": "sk-in-clear"}),
+        ("chat.url", "https://a.example/chat?x=1&key=sk-in-clear"),
+        ("values.access_token", "sk-in-clear"),
+        ("values.client_secret", "sk-in-clear"),
+        ("chat.sign", {"name": "volcengine", "access_key": "${api_key}", "secret_key": "sk-in-clear",
+                       "region": "cn", "service": "ark"}),
+    ],
+)  # fmt: skip
+def test_a_key_in_clear_is_refused_and_not_repeated(path: str, value: Any) -> None:
+    found = problems(changed(path, value))
+    assert any("holds a key in clear" in problem for problem in found), found
+    assert "sk-in-clear" not in str(found)
+
+
 def test_a_signer_is_made_of_our_own_values_and_complete() -> None:
     sign = {"name": "volcengine", "access_key": "${api_key}", "secret_key": "${secret_key}", "region": "${region}"}
     assert problems(changed("chat.sign", sign)) == ["chat.sign.service: is missing"]
