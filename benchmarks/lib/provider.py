@@ -22,8 +22,9 @@ def directive(**words: object) -> str:
 class FakeProvider:
     """`tests/fakes/provider.py` as a process of its own."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, name: str = "") -> None:
         self.port = free_port()
+        self.name = name
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -45,7 +46,7 @@ class FakeProvider:
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-m", "tests.fakes.provider", "--port", str(self.port)],
+                [sys.executable, "-m", "tests.fakes.provider", "--port", str(self.port), "--name", self.name],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 stdout=log,

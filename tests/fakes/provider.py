@@ -9,7 +9,11 @@ Words: `n` tokens, `rate` per second (0: no pause), `seed` (the text), `ttft` ms
 `head` ms before the response head, `after` tokens before the fault strikes (default 3), `status`,
 `retry_after` seconds, `size` bytes, `finish` reason, `te=close` (no chunked coding), `keep=0` (closes the
 connection after the reply), `times` (the fault strikes only that often, then all is well), `usage=0`, `tag`
-(any word, to tell requests apart in the counters).
+(any word, to tell requests apart in the counters), `delay` ms before anything at all, `at` (the name of the
+provider, see --name: for all others there is no fault and no delay).
+
+When the last message is the assistant's, the reply goes on after that text, or is refused with 400 when it is
+not what this provider would have said.
 
 Faults: slow stall keepalive reset cut halfclose nofinish hangup status (or 400 401 403 404 422 429 500 502
 503 529 as the fault itself) quota blocked error errorstring garbage noise nonhttp invalid_utf8 split_utf8
@@ -120,6 +124,13 @@ def last_user_text(body: dict[str, Any]) -> str:
     return ""
 
 
+def begun_text(body: dict[str, Any]) -> str:
+    """Return the beginning of the answer that the request ends with: what is said must go on after it."""
+    last = (body.get("messages") or [{}])[-1]
+    content = last.get("content") if last.get("role") == "assistant" else ""
+    return content if isinstance(content, str) else ""
+
+
 class ClientGone(Exception):
     """The client closed the connection."""
 
@@ -139,6 +150,8 @@ class Stats:
         self.by_directive: Counter[str] = Counter()
         self.tokens = 0
         self.bytes_sent = 0
+        self.usages = 0
+        self.usage_tokens = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, ready for json.dumps."""
@@ -172,6 +185,8 @@ class Exchange:
         self.eol = {"crlf": b"\r\n", "cr": b"\r"}.get(words.get("fault", ""), b"\n")
         self.pieces = words.get("fault") == "split_utf8"
         self.sent = 0
+        self.begun = begun_text(body)
+        self.said_before = len(self.begun)
         self.watch: asyncio.Task[bytes] | None = None
 
     def number(self, name: str, default: float) -> float:
@@ -264,12 +279,18 @@ class Exchange:
         seed = int(self.number("seed", 1))
         rate = self.number("rate", 0) if rate is None else rate
         began = time.monotonic()
+        written = 0
         for position in range(start, start + count):
-            if rate > 0 and position > start:
-                await self.wait(max(0.0, began + (position - start) / rate - time.monotonic()))
+            text = token_at(seed, position)
+            text, self.said_before = text[self.said_before :], max(0, self.said_before - len(text))
+            if not text:
+                continue
+            if rate > 0 and written:
+                await self.wait(max(0.0, began + written / rate - time.monotonic()))
             elif self.sent % 64 == 63:
                 await self.wait(0)
-            await self.token(token_at(seed, position))
+            await self.token(text)
+            written += 1
 
     async def end(self, finish: str | None = "stop", *, done: bool = True) -> None:
         """Write the finish chunk, the usage chunk, [DONE], and the end of the body."""
@@ -282,6 +303,8 @@ class Exchange:
                 + json.dumps(usage)
                 + "}"
             )
+            self.stats.usages += 1
+            self.stats.usage_tokens += self.sent
         if done:
             await self.event("[DONE]")
         await self.close_body()
@@ -317,6 +340,11 @@ class Exchange:
         n = int(self.number("n", 8))
         after = min(int(self.number("after", 3)), n)
         keep = self.words.get("keep") != "0" and self.words.get("te") != "close"
+        if self.words.get("delay"):
+            await self.wait(self.number("delay", 0) / 1000)
+        if self.begun and not expected_text(int(self.number("seed", 1)), n).startswith(self.begun):
+            await self.fail(400, code="foreign_beginning")
+            return keep
         if fault in STATUS_FAULTS or fault == "status":
             await self.fail(int(self.words.get("status", fault if fault.isdigit() else "500")))
             return keep
@@ -653,8 +681,9 @@ def big_text(size: int) -> str:
 class Server:
     """The listening process."""
 
-    def __init__(self, *, tokens: int = 8, rate: float = 0.0) -> None:
+    def __init__(self, *, tokens: int = 8, rate: float = 0.0, name: str = "") -> None:
         self.stats = Stats()
+        self.name = name
         self.sessions: set[str] = set()
         self.sessions_begun = 0
         self.port = 0
@@ -701,6 +730,8 @@ class Server:
         self.stats.headers.append({k: v for k, v in headers.items() if k != "authorization"} | {"path": path})
         if "times" in words and self.stats.by_directive[key] > int(words["times"]):
             words.pop("fault", None)
+        if words.get("at", self.name) != self.name:
+            words = {name: word for name, word in words.items() if name not in ("fault", "delay")}
         exchange = (AppExchange if is_app else Exchange)(self, reader, writer, {**self.defaults, **words}, body)
         self.stats.open_streams += 1
         try:
@@ -783,12 +814,12 @@ def start_fake_provider(*arguments: str, port: int = 0) -> Iterator[FakeProvider
         process.stdout.close()
 
 
-async def amain(host: str, port: int, *, tokens: int, rate: float) -> None:
+async def amain(host: str, port: int, *, tokens: int, rate: float, name: str) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    fake = Server(tokens=tokens, rate=rate)
+    fake = Server(tokens=tokens, rate=rate, name=name)
     await fake.serve(host, port)
     print(json.dumps({"port": fake.port, "pid": os.getpid()}), flush=True)
     await stop.wait()
@@ -801,9 +832,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=8, help="tokens of a reply without a directive")
     parser.add_argument("--rate", type=float, default=0.0, help="tokens per second without a directive")
+    parser.add_argument("--name", default="", help="what `at` in a directive calls this provider")
     options = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(amain(options.host, options.port, tokens=options.tokens, rate=options.rate))
+        asyncio.run(amain(options.host, options.port, tokens=options.tokens, rate=options.rate, name=options.name))
     os._exit(0)  # open streams are not worth waiting for
 
 
