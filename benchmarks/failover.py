@@ -223,6 +223,7 @@ async def compare_the_ledger(report: reports.Report, pair: Pair, arguments: argp
                  from conversations_generation where endpoint_name = %s and called_at is not null""",
             provider.name,
         )
+        report.check("each provider had its part", own["requests"] > 0, f"{provider.name}: {own['requests']}")
         calls, running, told, asked, said, cost, guessed = (int(value) for value in ledger)
         report.check("calls", calls == own["requests"], f"{provider.name}: {calls}, {own['requests']}")
         report.check("no row runs for ever", running == 0, f"{provider.name}: {running}")

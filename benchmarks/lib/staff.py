@@ -118,8 +118,8 @@ class Pair:
     async def set_failover(self, way: str) -> None:
         """Choose what the sites do when a provider fails in mid-reply."""
         await self.product.database.rows(
-            "update conversations_site set settings = settings || jsonb_build_object('midstream_failover', %s::text)"
-            " returning id",
+            "update conversations_site set settings ="
+            " settings || jsonb_build_object('midstream_failover', %s::text) returning id",
             way,
         )
 

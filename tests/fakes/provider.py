@@ -817,8 +817,8 @@ def start_fake_provider(*arguments: str, port: int = 0) -> Iterator[FakeProvider
 async def amain(host: str, port: int, *, tokens: int, rate: float, name: str) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    for which in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(which, stop.set)
     fake = Server(tokens=tokens, rate=rate, name=name)
     await fake.serve(host, port)
     print(json.dumps({"port": fake.port, "pid": os.getpid()}), flush=True)
