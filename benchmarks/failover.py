@@ -39,7 +39,7 @@ async def ask(
     `stops`: stop the reply after so many events. `cuts`: lose the connection after `after` bytes and resume.
     """
     worker = pair.addresses[number % pair.workers]
-    member = pair.product.member(("alice", "bob", "carol")[number % 3])
+    member = pair.members[number % 3]
     chat = await member.create_chat(worker)
     stopping: list[asyncio.Task[Any]] = []
 

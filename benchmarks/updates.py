@@ -21,7 +21,7 @@ WITHIN_SECONDS = 1.0
 async def chat(report: reports.Report, pair: Pair, client: int, over: asyncio.Event) -> int:
     """Ask again and again until the changes are over; return how many replies were read."""
     worker = pair.addresses[client % pair.workers]
-    member = pair.product.member(("alice", "bob", "carol")[client % 3])
+    member = pair.members[client % 3]
     chat_id, turn = await member.create_chat(worker), 0
     while not over.is_set():
         turn += 1

@@ -84,6 +84,7 @@ class Pair:
             **settings,
         )
         self.staff = Staff()
+        self.members = [self.product.member(name) for name in ("alice", "bob", "carol")]
         self.ids: dict[str, int] = {}
 
     @property
