@@ -151,6 +151,9 @@ class Stats:
         self.tokens = 0
         self.bytes_sent = 0
         self.usages = 0
+        # Closed without a byte on a connection that had served before: a client cannot tell that from an idle
+        # connection which ended, and sends the request again.
+        self.unheard = 0
         self.usage_tokens = 0
 
     def as_json(self) -> dict[str, Any]:
@@ -185,6 +188,7 @@ class Exchange:
         self.eol = {"crlf": b"\r\n", "cr": b"\r"}.get(words.get("fault", ""), b"\n")
         self.pieces = words.get("fault") == "split_utf8"
         self.sent = 0
+        self.has_answered = False
         self.begun = begun_text(body)
         self.said_before = len(self.begun)
         self.watch: asyncio.Task[bytes] | None = None
@@ -209,6 +213,7 @@ class Exchange:
         if self.writer.transport.is_closing() or (self.watch is not None and self.watch.done()):
             raise ClientGone
         self.writer.write(data)
+        self.has_answered = True
         self.stats.bytes_sent += len(data)
         try:
             if self.writer.transport.get_write_buffer_size() > 65536:
@@ -701,15 +706,18 @@ class Server:
         self.stats.open_connections += 1
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            while await self.request(reader, writer):
-                pass
+            is_reused = False
+            while await self.request(reader, writer, is_reused=is_reused):
+                is_reused = True
         except (ConnectionError, asyncio.IncompleteReadError, ClientGone):
             pass
         finally:
             self.stats.open_connections -= 1
             writer.close()
 
-    async def request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def request(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reused: bool = False
+    ) -> bool:
         """Serve one request; return whether the connection is good for another."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *rest = head.split("\r\n")
@@ -737,6 +745,7 @@ class Server:
         try:
             keep = await exchange.answer()
             self.stats.completed += 1
+            self.stats.unheard += is_reused and not exchange.has_answered
         except (ClientGone, ConnectionError):
             self.stats.closed_by_client.append(
                 {
