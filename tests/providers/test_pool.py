@@ -126,6 +126,19 @@ def test_an_endpoint_that_was_away_for_a_while_still_counts_the_replies_it_runs(
     assert names(pool, small) == []
 
 
+def test_a_probe_that_was_stopped_makes_room_for_the_next_while_older_replies_run() -> None:
+    clock = Clock()
+    breaker = Pool(clock=clock).breaker(endpoint(1))
+    assert breaker.begin() is False  # an older reply, still running
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(errors.Unavailable())
+    clock.now += OPEN_SECONDS
+    assert breaker.begin() is True
+    assert not breaker.allows()
+    breaker.end(is_probe=True)  # its reader stopped it: nothing was learned
+    assert breaker.allows()
+
+
 def test_when_all_are_open_they_are_tried_all_the_same() -> None:
     pool = Pool(clock=Clock())
     only = endpoint(1)
