@@ -553,7 +553,7 @@ class Engine:
                     return await self._ask(run, endpoint)
             except ProviderError as error:
                 failure = error
-                if not _is_worth_another(error) or (run.chars and way == "off"):
+                if not _is_worth_another(error, run.chars) or (run.chars and way == "off"):
                     return Ending("failed", error_code=error.public_code)
         if failure is None or run.attempt.endpoint is None:
             usable = [e for e in snapshot.endpoints if run.started.allows_stand_in or not e.is_stand_in]
@@ -984,9 +984,14 @@ def _interrupted(why: Interruption) -> Ending:
     return Ending("interrupted", error_code="interrupted")
 
 
-def _is_worth_another(error: ProviderError) -> bool:
-    """Whether another endpoint may do better: not when the question itself is what was refused."""
-    return error.public_code not in {"content_blocked", "reply_too_long"}
+def _is_worth_another(error: ProviderError, chars: int) -> bool:
+    """Whether another endpoint may do better: not when the question is what was refused, nor after a long reply.
+
+    Too many bytes without a single character are noise, not a long reply.
+    """
+    if error.public_code == "reply_too_long":
+        return chars == 0
+    return error.public_code != "content_blocked"
 
 
 def local_iso(moment: Any) -> str:

@@ -93,3 +93,14 @@ async def test_a_run_up_that_is_cut_off_is_not_shown(people: World) -> None:
     async with running_engines() as [engine]:
         started = await send(engine, claims, chat, "讲个故事")
         assert await read_to_end(engine, started.reply_id) == ("从前有座山，山里有座庙。", "complete")
+async def test_too_many_bytes_without_a_character_are_noise_and_another_endpoint_answers(people: World) -> None:
+    def make() -> None:
+        noise, reply = [{"error": "reply_too_long"}], [{"text": "你好"}, {"finish": "stop"}]
+        for priority, (name, script) in enumerate((("甲", noise), ("乙", reply))):
+            Endpoint.objects.create(name=name, dialect="scripted", priority=priority, params={"script": script})
+
+    await in_unit(make)
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(1) as [engine]:
+        started = await send(engine, claims, chat, "在吗")
+        assert await read_to_end(engine, started.reply_id) == ("你好", "complete")
