@@ -21,7 +21,9 @@ class Staff:
     """`admin`, signed in by session; every call names the worker it goes to."""
 
     def __init__(self) -> None:
-        self._client = httpx.AsyncClient(timeout=20, trust_env=False)
+        self._client = httpx.AsyncClient(
+            timeout=20, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     async def sign_in(self, worker: Address) -> None:
         """Open a session through the admin's own form."""
