@@ -93,6 +93,8 @@ async def test_a_run_up_that_is_cut_off_is_not_shown(people: World) -> None:
     async with running_engines() as [engine]:
         started = await send(engine, claims, chat, "讲个故事")
         assert await read_to_end(engine, started.reply_id) == ("从前有座山，山里有座庙。", "complete")
+
+
 async def test_too_many_bytes_without_a_character_are_noise_and_another_endpoint_answers(people: World) -> None:
     def make() -> None:
         noise, reply = [{"error": "reply_too_long"}], [{"text": "你好"}, {"finish": "stop"}]
