@@ -252,7 +252,8 @@ class Engine:
             if worker == self.worker_id:
                 self._fenced()
             return
-        self._revision_told = revision
+        # A beat that set out before another may arrive after it: an acknowledged revision is not taken back.
+        self._revision_told = max(self._revision_told, revision)
         self._pool.workers = pulse.workers
         if pulse.registry_revision != self._revision() and await self._follow_registry(pulse.registry_revision):
             self._spawn(self._pulse())  # Whoever changed it waits for our word.

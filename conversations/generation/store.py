@@ -165,7 +165,8 @@ ON CONFLICT (site_id, conversation_id, endpoint_id)
 HEARTBEAT = """
 WITH alive AS (
     UPDATE conversations_worker
-       SET seen_at = clock_timestamp(), live_replies = %(live)s, registry_revision = %(revision)s,
+       SET seen_at = clock_timestamp(), live_replies = %(live)s,
+           registry_revision = greatest(registry_revision, %(revision)s),
            is_draining = %(draining)s, live_endpoints = %(endpoints)s
      WHERE id = %(worker)s AND NOT is_dead
  RETURNING id)

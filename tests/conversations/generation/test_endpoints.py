@@ -206,3 +206,13 @@ async def test_replies_that_move_on_together_keep_to_the_limit_of_the_next(peopl
         await engine.close()
     complete = Generation.across_sites.filter(status="complete").values_list("endpoint_name", flat=True)
     assert sorted(await in_unit(list, complete)) == ["丙", "丙", "丙", "乙"]
+
+
+async def test_a_late_heartbeat_does_not_take_back_an_acknowledged_revision(people: World) -> None:
+    async with running_engines() as [engine]:
+        for revision in (7, 6):  # the second one set out first, and was overtaken
+            await engine.store.heartbeat(
+                worker=engine.worker_id, live=0, endpoints={}, revision=revision, draining=False, lease=5
+            )
+            row = await in_unit(Worker.objects.get, pk=engine.worker_id)
+            assert row.registry_revision == 7
