@@ -16,8 +16,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import psycopg
 from django.conf import settings
@@ -25,21 +24,18 @@ from django.db import Error as DjangoDatabaseError
 from django.utils import timezone
 
 from conversations import db
-from conversations.context.prompt import estimate_tokens
 from conversations.errors import ChatError, Conflict, NotFound, Unavailable
 from conversations.generation import endpoints, metrics, sweeper
 from conversations.generation.actions import OwnerGone, Started
+from conversations.generation.answering import Answerer
 from conversations.generation.buffer import Ending, ReplyBuffer
-from conversations.generation.seam import Seam, continuation
+from conversations.generation.ledger import log_end, seal_values
+from conversations.generation.runs import Attempt, Interruption, Run, ending_of_interruption
 from conversations.generation.store import DatabaseAway, Store
 from conversations.generation.watch import OwnerTail, ending_of, fill
 from conversations.generation.writer import Writer
-from conversations.models.conversations import PREVIEW_CHARS
 from providers import pool as pools
 from providers import registry
-from providers.errors import ProviderError
-from providers.registry import EndpointConfig
-from providers.types import ChatRequest, Finished, outcome_of
 
 log = logging.getLogger(__name__)
 
@@ -47,54 +43,7 @@ START_SECONDS = 8.0
 HEARTBEAT_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 60.0
 PROGRESS_SECONDS = 10.0
-WAITING_MAX_CHARS = 64 * 1024
-"""Upstream is not read while this much (at most 256 KiB) waits for the log: see DESIGN 5.4."""
 SEAL_RETRY_SECONDS = 0.3
-SESSION_TRIES = 10
-
-Interruption = Literal["stop", "drain", "database", "fenced"]
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One try at one endpoint, with its times on this process's monotonic clock; 0 means not yet."""
-
-    number: int
-    endpoint: EndpointConfig | None = None
-    called: float = 0.0
-    first_token: float = 0.0
-    last_token: float = 0.0
-    closed: float = 0.0
-    began_at: tuple[int, int] = (0, 0)
-    finished: Finished | None = None
-    error: ProviderError | None = None
-
-
-@dataclass(slots=True)
-class Run:
-    """A reply under way in this process."""
-
-    started: Started
-    worker_id: int
-    buffer: ReplyBuffer
-    accepted: float
-    attempt: Attempt
-    request_id: str = ""
-    task: asyncio.Task[None] | None = None
-    has_begun: bool = False
-    interruption: Interruption | None = None
-    chars: int = 0
-    is_sealing: bool = False
-    logged: float = field(default_factory=time.monotonic)
-
-    def trace(self) -> dict[str, Any]:
-        """Return what every log line about this reply says."""
-        return {
-            "reply": self.started.reply_id,
-            "site": self.started.site_id,
-            "chat": self.started.chat_id,
-            "request_id": self.request_id,
-        }
 
 
 class Engine:
@@ -105,6 +54,7 @@ class Engine:
         self.worker_id = 0
         self.is_draining = False
         self._pool = pools.Pool()
+        self._answerer = Answerer(self.store, self._pool, lambda: self._writer)
         self._runs: dict[int, Run] = {}
         self._tails: dict[int, OwnerTail] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -524,216 +474,17 @@ class Engine:
             run.has_begun = True
             if run.interruption is not None:
                 raise asyncio.CancelledError
-            ending = await self._generate(run)
+            ending = await self._answerer.generate(run)
         except asyncio.CancelledError:
             if run.interruption is None or run.interruption == "fenced":
                 raise
-            ending = _interrupted(run.interruption)
+            ending = ending_of_interruption(run.interruption)
         except Exception as error:
             # A defect of ours must not leave a reply running for ever; it is told as what it is.
             log.exception("reply_crashed", extra=run.trace(), exc_info=error)
             ending = Ending("failed", error_code="internal")
         run.is_sealing = True
         await self._seal(run, ending)
-
-    async def _generate(self, run: Run) -> Ending:
-        """Ask one endpoint after the other until one has said something; return how it ended."""
-        failure: ProviderError | None = None
-        way = run.started.midstream_failover
-        self._pool.count_reply()
-        snapshot = registry.loaded()
-        if snapshot is None:
-            snapshot = await db.unit(registry.current)
-        for endpoint in self._pool.attempts(snapshot):
-            if endpoint.is_stand_in and not run.started.allows_stand_in:
-                continue
-            try:
-                with self._pool.breaker(endpoint).call():
-                    if failure is not None:
-                        await self._next_attempt(run, failure)
-                    return await self._ask(run, endpoint)
-            except ProviderError as error:
-                failure = error
-                if not _is_worth_another(error, run.chars) or (run.chars and way == "off"):
-                    return Ending("failed", error_code=error.public_code)
-        if failure is None or run.attempt.endpoint is None:
-            usable = [e for e in snapshot.endpoints if run.started.allows_stand_in or not e.is_stand_in]
-            return Ending("failed", error_code="provider_rate_limited" if usable else "no_model")
-        last = run.attempt.endpoint
-        pause = self._pool.pause_before_retry(failure) if self._pool.has_room(last) else None
-        if pause is None:
-            return Ending("failed", error_code=failure.public_code)
-        try:
-            with self._pool.breaker(last).call():
-                await self._next_attempt(run, failure)
-                await asyncio.sleep(pause)
-                return await self._ask(run, last)
-        except ProviderError as error:
-            return Ending("failed", error_code=error.public_code)
-
-    async def _ask(self, run: Run, endpoint: EndpointConfig) -> Ending:
-        """Ask one endpoint for the reply, or for its rest; tell breaker, trace and attempt what came.
-
-        Within its breaker's `call`.
-        """
-        so_far, thoughts = run.buffer.final_text() if run.chars else ("", "")
-        run.attempt.began_at = (len(so_far), len(thoughts))
-        request = ChatRequest(messages=continuation(run.started.prompt, so_far, run.started.midstream_failover))
-        if endpoint.keeps_sessions and not so_far:
-            request = await self._with_session(run, endpoint, request)
-        breaker = self._pool.breaker(endpoint)
-        metrics.PROMPT_CHARS.observe(request.prompt_chars)
-        code = "interrupted"
-        try:
-            ending = await self._read(run, endpoint, request, so_far)
-            code = ending.error_code or "ok"
-        except ProviderError as error:
-            code = error.code
-            breaker.failed(error)
-            run.attempt.error = error
-            self._log_end_of_attempt(run, error)
-            raise
-        finally:
-            metrics.PROVIDER_CALLS.labels(code).inc()
-        breaker.succeeded()
-        return ending
-
-    async def _with_session(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> ChatRequest:
-        """Return the request with the vendor's own session of this chat and with who the member is."""
-        values = {
-            "chat": run.started.chat_id,
-            "question": run.started.user_message_id,
-            "message": run.started.reply_id,
-            "endpoint": endpoint.id,
-        }
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                async with asyncio.timeout(5):
-                    session, member = await self.store.read_vendor_session(run.started.site_id, values)
-                return replace(request, vendor_session=session, biz_params=member)
-            except DatabaseAway as error:
-                log.warning("session_unread", extra={**run.trace(), "error": type(error).__name__})
-                if tries == SESSION_TRIES:
-                    raise
-                await asyncio.sleep(SEAL_RETRY_SECONDS)
-
-    async def _keep_session(self, run: Run) -> None:
-        """Keep the vendor's session of a sealed reply; without it the next reply begins a new one."""
-        endpoint, finished = run.attempt.endpoint, run.attempt.finished
-        if endpoint is None or not endpoint.keeps_sessions or finished is None or not finished.vendor_session:
-            return
-        values = {"chat": run.started.chat_id, "endpoint": endpoint.id, "session": finished.vendor_session}
-        try:
-            async with asyncio.timeout(5):
-                await self.store.keep_vendor_session(run.started.site_id, values)
-        except (psycopg.Error, *DatabaseAway) as error:
-            log.warning("session_not_kept", extra={**run.trace(), "error": type(error).__name__})
-
-    async def _read(self, run: Run, endpoint: EndpointConfig, request: ChatRequest, so_far: str) -> Ending:
-        """Read one endpoint's whole answer into the buffer."""
-        attempt, buffer, writer = run.attempt, run.buffer, self._writer
-        assert writer is not None
-        attempt.endpoint = endpoint
-        most_chars = settings.REPLY_MAX_CHARS
-        attempt.called = time.monotonic()
-        log.info(
-            "provider_called",
-            extra={
-                **run.trace(),
-                "endpoint": endpoint.name,
-                "attempt": attempt.number,
-                "prompt_messages": len(request.messages),
-                "prompt_chars": request.prompt_chars,
-            },
-        )
-        is_too_long = False
-        seam = Seam(so_far) if run.started.midstream_failover == "instruction" and so_far else None
-
-        def take(text: str, reasoning: str) -> bool:
-            """Put one delta into the buffer; return whether more may come before the log has caught up."""
-            nonlocal is_too_long
-            attempt.last_token = time.monotonic()
-            if not attempt.first_token:
-                self._first_token(run)
-            if seam is not None:
-                text = seam.feed(text)
-            before = run.chars
-            run.chars = before + len(text) + len(reasoning)
-            if run.chars > most_chars:
-                is_too_long = True
-                left = most_chars - before
-                reasoning = reasoning[:left]
-                text = text[: left - len(reasoning)]
-            buffer.add(text, reasoning)
-            return buffer.waiting_chars <= WAITING_MAX_CHARS and not is_too_long
-
-        try:
-            async with aclosing(self._pool.provider_for(endpoint).stream(request, tap=take)) as stream:
-                async for item in stream:
-                    if isinstance(item, Finished):
-                        attempt.finished = item
-                    elif item.text or item.reasoning:
-                        take(item.text, item.reasoning)
-                    if is_too_long:
-                        return Ending("failed", error_code="reply_too_long")
-                    if buffer.waiting_chars > WAITING_MAX_CHARS:
-                        await writer.room(buffer, WAITING_MAX_CHARS // 2)
-        except ProviderError:
-            seam = None  # What is held back repeats what stands there: who goes on does so from there.
-            raise
-        finally:
-            attempt.closed = time.monotonic()
-            if seam is not None and (held := seam.close()):
-                take(held, "")
-        finished = attempt.finished
-        reason = None if finished is None else finished.finish_reason
-        usage = None if finished is None or finished.usage is None else finished.usage
-        return Ending(
-            outcome_of(reason),
-            finish_reason=reason,
-            usage=None
-            if usage is None
-            else {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens},
-            reference_card=dict(card) if finished is not None and (card := finished.reference_card) else None,
-        )
-
-    def _first_token(self, run: Run) -> None:
-        run.attempt.first_token = run.attempt.last_token
-        seconds = run.attempt.first_token - run.accepted
-        metrics.FIRST_TOKEN_SECONDS.observe(seconds)
-        log.info("reply_first_token", extra={**run.trace(), "seconds": round(seconds, 4)})
-
-    async def _next_attempt(self, run: Run, error: ProviderError) -> None:
-        """Close the ledger row of an attempt that failed while another may do better, and open the next."""
-        metrics.FAILOVERS.inc()
-        values = {
-            **self._ledger_values(run),
-            "message": run.started.reply_id,
-            "error_code": error.code,
-            "request_id": error.provider_request_id or "",
-            **self._estimated_cost(run),
-        }
-        try:
-            await self.store.next_attempt(run.started.site_id, values)
-        except (psycopg.Error, *DatabaseAway) as failure:
-            log.warning("ledger_failed", extra={**run.trace(), "error": type(failure).__name__})
-        run.attempt = Attempt(run.attempt.number + 1)
-
-    def _log_end_of_attempt(self, run: Run, error: ProviderError) -> None:
-        log.warning(
-            "provider_failed",
-            extra={
-                **run.trace(),
-                "endpoint": run.attempt.endpoint.name if run.attempt.endpoint else "",
-                "attempt": run.attempt.number,
-                "code": error.code,
-                "detail": str(error),
-                "chars": run.chars,
-                "seconds": round(time.monotonic() - run.attempt.called, 3),
-            },
-        )
 
     # --- sealing ---
 
@@ -743,7 +494,7 @@ class Engine:
         The first sealer wins. If we are told that the row is no longer running, then either an earlier try
         of ours was committed though its answer was lost, or another worker sealed it: both are in the row.
         """
-        values = self._seal_values(run, ending)
+        values = seal_values(run, ending)
         while True:
             try:
                 async with asyncio.timeout(10):
@@ -759,7 +510,7 @@ class Engine:
                 is_alive, is_sealed, stored = False, False, None
                 break
         if is_sealed:
-            await self._keep_session(run)
+            await self._answerer.keep_session(run)
         self._forget(run)
         if is_sealed:
             run.buffer.end(ending)
@@ -768,7 +519,7 @@ class Engine:
         else:
             run.buffer.lose()
         if is_alive:
-            self._log_end(run, ending, values)
+            log_end(run, ending, values)
         elif run.worker_id == self.worker_id:
             self._fenced()  # and whoever declared us dead tells how the reply ended
 
@@ -782,98 +533,6 @@ class Engine:
         """Let a drain end when nothing runs and nothing is being accepted."""
         if not self._runs and not self._beginning:
             self._idle.set()
-
-    def _ledger_values(self, run: Run) -> dict[str, Any]:
-        attempt, now = run.attempt, time.monotonic()
-
-        def ago(moment: float) -> float | None:
-            return now - moment if moment else None
-
-        return {
-            "worker": run.worker_id,
-            "attempt": attempt.number,
-            "endpoint": attempt.endpoint.id if attempt.endpoint else None,
-            "endpoint_name": attempt.endpoint.name if attempt.endpoint else "",
-            "model": attempt.endpoint.model[:200] if attempt.endpoint else "",
-            "prompt_messages": len(run.started.prompt),
-            "prompt_chars": sum(len(message.content) for message in run.started.prompt),
-            "called_ago": ago(attempt.called),
-            "first_token_ago": ago(attempt.first_token),
-            "last_token_ago": ago(attempt.last_token),
-            "closed_ago": ago(attempt.closed),
-        }
-
-    def _seal_values(self, run: Run, ending: Ending) -> dict[str, Any]:
-        content, reasoning = run.buffer.final_text()
-        finished, error = run.attempt.finished, run.attempt.error
-        usage = finished.usage if finished else None
-        request_id = finished.request_id if finished else error.provider_request_id if error else None
-        attempt_status = {"truncated": "complete"}.get(ending.status, ending.status)
-        endpoint = run.attempt.endpoint
-        cost = self._estimated_cost(run)
-        if usage is not None:
-            price = endpoint.cost_micros(usage.input_tokens, usage.output_tokens) if endpoint else None
-            cost = {
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "cost_micros": price,
-            }
-        return {
-            **self._ledger_values(run),
-            "message": run.started.reply_id,
-            "content": content,
-            "reasoning": reasoning,
-            "status": ending.status,
-            "finish_reason": ending.finish_reason[:64] if ending.finish_reason else None,
-            "error_code": ending.error_code,
-            "usage": ending.usage,
-            "reference_card": ending.reference_card,
-            "preview": content[:PREVIEW_CHARS],
-            "attempt_status": attempt_status,
-            # The ledger keeps the inner word, also of the attempt that the reply ended with.
-            "attempt_error_code": error.code if error and ending.status == "failed" else ending.error_code,
-            "request_id": (request_id or "")[:200],
-            **cost,
-            "tokens_source": "provider" if usage and not usage.is_estimated else "estimated",
-        }
-
-    @staticmethod
-    def _estimated_cost(run: Run) -> dict[str, Any]:
-        """Return what this attempt took and said, by our own count; nothing when it failed before a word."""
-        attempt, endpoint = run.attempt, run.attempt.endpoint
-        content, reasoning = run.buffer.final_text()
-        said = estimate_tokens(content[attempt.began_at[0] :]) + estimate_tokens(reasoning[attempt.began_at[1] :])
-        asked = 0
-        if attempt.called and not (attempt.error is not None and not attempt.first_token):
-            asked = sum(estimate_tokens(message.content) for message in run.started.prompt)
-            asked += estimate_tokens(content[: attempt.began_at[0]])
-        return {
-            "input_tokens": asked,
-            "output_tokens": said,
-            "cost_micros": endpoint.cost_micros(asked, said) if endpoint else None,
-        }
-
-    def _log_end(self, run: Run, ending: Ending, values: dict[str, Any]) -> None:
-        metrics.REPLIES_ENDED.labels(ending.status, ending.error_code).inc()
-        metrics.CHARS.inc(len(values["content"]))
-        seconds = time.monotonic() - run.accepted
-        metrics.REPLY_SECONDS.observe(seconds)
-        log.info(
-            "reply_ended",
-            extra={
-                **run.trace(),
-                "status": ending.status,
-                "code": ending.error_code,
-                "cause": run.interruption or "",
-                "finish_reason": ending.finish_reason,
-                "attempts": run.attempt.number,
-                "chars": len(values["content"]),
-                "input_tokens": values["input_tokens"],
-                "output_tokens": values["output_tokens"],
-                "tokens_source": values["tokens_source"],
-                "seconds": round(seconds, 3),
-            },
-        )
 
     # --- stopping ---
 
@@ -977,22 +636,6 @@ class Engine:
             if self._tails.get(owner) is tail:
                 del self._tails[owner]
             tail.let_go()  # Nobody is left, unless the tail has failed: then its readers resume.
-
-
-def _interrupted(why: Interruption) -> Ending:
-    if why == "stop":
-        return Ending("stopped")
-    return Ending("interrupted", error_code="interrupted")
-
-
-def _is_worth_another(error: ProviderError, chars: int) -> bool:
-    """Whether another endpoint may do better: not when the question is what was refused, nor after a long reply.
-
-    Too many bytes without a single character are noise, not a long reply.
-    """
-    if error.public_code == "reply_too_long":
-        return chars == 0
-    return error.public_code != "content_blocked"
 
 
 def local_iso(moment: Any) -> str:

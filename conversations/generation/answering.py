@@ -1,0 +1,252 @@
+"""How a reply gets its text: one endpoint after the other is asked, and its answer read into the buffer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+import psycopg
+from django.conf import settings
+
+from conversations import db
+from conversations.generation import metrics
+from conversations.generation.buffer import Ending
+from conversations.generation.ledger import estimated_cost, ledger_values
+from conversations.generation.runs import Attempt, Run
+from conversations.generation.seam import Seam, continuation
+from conversations.generation.store import DatabaseAway, Store
+from conversations.generation.writer import Writer
+from providers import registry
+from providers.errors import ProviderError
+from providers.pool import Pool
+from providers.registry import EndpointConfig
+from providers.types import ChatRequest, Finished, outcome_of
+
+log = logging.getLogger(__name__)
+
+WAITING_MAX_CHARS = 64 * 1024
+"""Upstream is not read while this much (at most 256 KiB) waits for the log: see DESIGN 5.4."""
+RETRY_SECONDS = 0.3
+SESSION_TRIES = 10
+
+
+class Answerer:
+    """Asks the pool's endpoints for replies. One per engine; the writer is the one of its incarnation of now."""
+
+    def __init__(self, store: Store, pool: Pool, writer: Callable[[], Writer | None]) -> None:
+        self._store = store
+        self._pool = pool
+        self._writer = writer
+
+    async def generate(self, run: Run) -> Ending:
+        """Ask one endpoint after the other until one has said something; return how it ended."""
+        failure: ProviderError | None = None
+        way = run.started.midstream_failover
+        self._pool.count_reply()
+        snapshot = registry.loaded()
+        if snapshot is None:
+            snapshot = await db.unit(registry.current)
+        for endpoint in self._pool.attempts(snapshot):
+            if endpoint.is_stand_in and not run.started.allows_stand_in:
+                continue
+            try:
+                with self._pool.breaker(endpoint).call():
+                    if failure is not None:
+                        await self._next_attempt(run, failure)
+                    return await self._ask(run, endpoint)
+            except ProviderError as error:
+                failure = error
+                if not _is_worth_another(error, run.chars) or (run.chars and way == "off"):
+                    return Ending("failed", error_code=error.public_code)
+        if failure is None or run.attempt.endpoint is None:
+            usable = [e for e in snapshot.endpoints if run.started.allows_stand_in or not e.is_stand_in]
+            return Ending("failed", error_code="provider_rate_limited" if usable else "no_model")
+        last = run.attempt.endpoint
+        pause = self._pool.pause_before_retry(failure) if self._pool.has_room(last) else None
+        if pause is None:
+            return Ending("failed", error_code=failure.public_code)
+        try:
+            with self._pool.breaker(last).call():
+                await self._next_attempt(run, failure)
+                await asyncio.sleep(pause)
+                return await self._ask(run, last)
+        except ProviderError as error:
+            return Ending("failed", error_code=error.public_code)
+
+    async def _ask(self, run: Run, endpoint: EndpointConfig) -> Ending:
+        """Ask one endpoint for the reply, or for its rest; tell breaker, trace and attempt what came.
+
+        Within its breaker's `call`.
+        """
+        so_far, thoughts = run.buffer.final_text() if run.chars else ("", "")
+        run.attempt.began_at = (len(so_far), len(thoughts))
+        request = ChatRequest(messages=continuation(run.started.prompt, so_far, run.started.midstream_failover))
+        if endpoint.keeps_sessions and not so_far:
+            request = await self._with_session(run, endpoint, request)
+        breaker = self._pool.breaker(endpoint)
+        metrics.PROMPT_CHARS.observe(request.prompt_chars)
+        code = "interrupted"
+        try:
+            ending = await self._read(run, endpoint, request, so_far)
+            code = ending.error_code or "ok"
+        except ProviderError as error:
+            code = error.code
+            breaker.failed(error)
+            run.attempt.error = error
+            self._log_end_of_attempt(run, error)
+            raise
+        finally:
+            metrics.PROVIDER_CALLS.labels(code).inc()
+        breaker.succeeded()
+        return ending
+
+    async def _with_session(self, run: Run, endpoint: EndpointConfig, request: ChatRequest) -> ChatRequest:
+        """Return the request with the vendor's own session of this chat and with who the member is."""
+        values = {
+            "chat": run.started.chat_id,
+            "question": run.started.user_message_id,
+            "message": run.started.reply_id,
+            "endpoint": endpoint.id,
+        }
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with asyncio.timeout(5):
+                    session, member = await self._store.read_vendor_session(run.started.site_id, values)
+                return replace(request, vendor_session=session, biz_params=member)
+            except DatabaseAway as error:
+                log.warning("session_unread", extra={**run.trace(), "error": type(error).__name__})
+                if tries == SESSION_TRIES:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def keep_session(self, run: Run) -> None:
+        """Keep the vendor's session of a sealed reply; without it the next reply begins a new one."""
+        endpoint, finished = run.attempt.endpoint, run.attempt.finished
+        if endpoint is None or not endpoint.keeps_sessions or finished is None or not finished.vendor_session:
+            return
+        values = {"chat": run.started.chat_id, "endpoint": endpoint.id, "session": finished.vendor_session}
+        try:
+            async with asyncio.timeout(5):
+                await self._store.keep_vendor_session(run.started.site_id, values)
+        except (psycopg.Error, *DatabaseAway) as error:
+            log.warning("session_not_kept", extra={**run.trace(), "error": type(error).__name__})
+
+    async def _read(self, run: Run, endpoint: EndpointConfig, request: ChatRequest, so_far: str) -> Ending:
+        """Read one endpoint's whole answer into the buffer."""
+        attempt, buffer, writer = run.attempt, run.buffer, self._writer()
+        assert writer is not None
+        attempt.endpoint = endpoint
+        most_chars = settings.REPLY_MAX_CHARS
+        attempt.called = time.monotonic()
+        log.info(
+            "provider_called",
+            extra={
+                **run.trace(),
+                "endpoint": endpoint.name,
+                "attempt": attempt.number,
+                "prompt_messages": len(request.messages),
+                "prompt_chars": request.prompt_chars,
+            },
+        )
+        is_too_long = False
+        seam = Seam(so_far) if run.started.midstream_failover == "instruction" and so_far else None
+
+        def take(text: str, reasoning: str) -> bool:
+            """Put one delta into the buffer; return whether more may come before the log has caught up."""
+            nonlocal is_too_long
+            attempt.last_token = time.monotonic()
+            if not attempt.first_token:
+                self._first_token(run)
+            if seam is not None:
+                text = seam.feed(text)
+            before = run.chars
+            run.chars = before + len(text) + len(reasoning)
+            if run.chars > most_chars:
+                is_too_long = True
+                left = most_chars - before
+                reasoning = reasoning[:left]
+                text = text[: left - len(reasoning)]
+            buffer.add(text, reasoning)
+            return buffer.waiting_chars <= WAITING_MAX_CHARS and not is_too_long
+
+        try:
+            async with aclosing(self._pool.provider_for(endpoint).stream(request, tap=take)) as stream:
+                async for item in stream:
+                    if isinstance(item, Finished):
+                        attempt.finished = item
+                    elif item.text or item.reasoning:
+                        take(item.text, item.reasoning)
+                    if is_too_long:
+                        return Ending("failed", error_code="reply_too_long")
+                    if buffer.waiting_chars > WAITING_MAX_CHARS:
+                        await writer.room(buffer, WAITING_MAX_CHARS // 2)
+        except ProviderError:
+            seam = None  # What is held back repeats what stands there: who goes on does so from there.
+            raise
+        finally:
+            attempt.closed = time.monotonic()
+            if seam is not None and (held := seam.close()):
+                take(held, "")
+        finished = attempt.finished
+        reason = None if finished is None else finished.finish_reason
+        usage = None if finished is None or finished.usage is None else finished.usage
+        return Ending(
+            outcome_of(reason),
+            finish_reason=reason,
+            usage=None
+            if usage is None
+            else {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens},
+            reference_card=dict(card) if finished is not None and (card := finished.reference_card) else None,
+        )
+
+    def _first_token(self, run: Run) -> None:
+        run.attempt.first_token = run.attempt.last_token
+        seconds = run.attempt.first_token - run.accepted
+        metrics.FIRST_TOKEN_SECONDS.observe(seconds)
+        log.info("reply_first_token", extra={**run.trace(), "seconds": round(seconds, 4)})
+
+    async def _next_attempt(self, run: Run, error: ProviderError) -> None:
+        """Close the ledger row of an attempt that failed while another may do better, and open the next."""
+        metrics.FAILOVERS.inc()
+        values = {
+            **ledger_values(run),
+            "message": run.started.reply_id,
+            "error_code": error.code,
+            "request_id": error.provider_request_id or "",
+            **estimated_cost(run),
+        }
+        try:
+            await self._store.next_attempt(run.started.site_id, values)
+        except (psycopg.Error, *DatabaseAway) as failure:
+            log.warning("ledger_failed", extra={**run.trace(), "error": type(failure).__name__})
+        run.attempt = Attempt(run.attempt.number + 1)
+
+    def _log_end_of_attempt(self, run: Run, error: ProviderError) -> None:
+        log.warning(
+            "provider_failed",
+            extra={
+                **run.trace(),
+                "endpoint": run.attempt.endpoint.name if run.attempt.endpoint else "",
+                "attempt": run.attempt.number,
+                "code": error.code,
+                "detail": str(error),
+                "chars": run.chars,
+                "seconds": round(time.monotonic() - run.attempt.called, 3),
+            },
+        )
+
+
+def _is_worth_another(error: ProviderError, chars: int) -> bool:
+    """Whether another endpoint may do better: not when the question is what was refused, nor after a long reply.
+
+    Too many bytes without a single character are noise, not a long reply.
+    """
+    if error.public_code == "reply_too_long":
+        return chars == 0
+    return error.public_code != "content_blocked"
