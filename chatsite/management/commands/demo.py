@@ -29,14 +29,15 @@ EMAIL_DOMAIN = "demo.invalid"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One demo user; without a site, a superuser."""
+    """One demo user, and what they are in their site."""
 
     username: str
     name: str
-    site: str | None = None
+    site: str
     role: str = Membership.Role.MEMBER
     status: str = Membership.Status.APPROVED
     is_staff: bool = False
+    is_superuser: bool = False
 
     @property
     def email(self) -> str:
@@ -51,7 +52,8 @@ PEOPLE = (
     Person("staff", "小站管理员", "demo", role=Membership.Role.MANAGER, is_staff=True),
     Person("carol", "卡萝", "demo2"),
     Person("staff2", "白桦管理员", "demo2", role=Membership.Role.MANAGER, is_staff=True),
-    Person("admin", "总管理员", is_staff=True),
+    # Of a site too: whoever manages the models by token needs a membership to sign in with.
+    Person("admin", "总管理员", "demo", role=Membership.Role.MANAGER, is_staff=True, is_superuser=True),
 )
 
 
@@ -136,10 +138,9 @@ def _create_what_is_missing(password: str) -> list[str]:
     foreign = [p.username for p in PEOPLE if p.username in users and users[p.username].email != p.email]
     ours = [p for p in PEOPLE if p.username not in foreign]
     _set_passwords(ours, users, password)
-    staff = {p.site: users[p.username] for p in ours if p.role == Membership.Role.MANAGER}
+    staff = {p.site: users[p.username] for p in reversed(ours) if p.role == Membership.Role.MANAGER}
     for person in ours:
-        if person.site is not None:
-            _join(sites[person.site], users[person.username], person, decided_by=staff.get(person.site))
+        _join(sites[person.site], users[person.username], person, decided_by=staff.get(person.site))
     return foreign
 
 
@@ -161,7 +162,7 @@ def _set_passwords(ours: list[Person], users: dict[str, User], password: str) ->
             email=person.email,
             first_name=person.name,
             is_staff=person.is_staff,
-            is_superuser=person.site is None,
+            is_superuser=person.is_superuser,
             password=encoded,
         )
     if changed:

@@ -49,6 +49,7 @@ def test_an_empty_database_gets_both_sites_and_everybody() -> None:
         ("staff", "demo", "manager", "approved"),
         ("carol", "demo2", "member", "approved"),
         ("staff2", "demo2", "manager", "approved"),
+        ("admin", "demo", "manager", "approved"),
     }
     assert set(User.objects.filter(is_staff=True).values_list("username", "is_superuser")) == {
         ("staff", False),
