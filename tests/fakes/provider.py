@@ -33,6 +33,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import gzip
 import json
 import os
@@ -527,7 +528,7 @@ class Exchange:
     async def do_gzipbomb(self, n: int, after: int) -> bool:
         """64 MiB of blanks in 64 KiB."""
         await self.head(200, "text/event-stream", "Content-Encoding: gzip")
-        await self.write(gzip.compress(b"data: " + b" " * (64 << 20)))
+        await self.write(bomb())
         await self.close_body()
         return True
 
@@ -676,6 +677,12 @@ class AppExchange(Exchange):
         body = json.dumps({"code": code, "message": message, "request_id": "req-app-1"})
         await self.whole(400, "application/json", body.encode())
         return True
+
+
+@functools.cache
+def bomb() -> bytes:
+    """Return the bomb; packed once, for a hundred calls at a time would keep a core busy for a minute."""
+    return gzip.compress(b"data: " + b" " * (64 << 20))
 
 
 def big_text(size: int) -> str:
