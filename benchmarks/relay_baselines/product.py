@@ -48,9 +48,10 @@ class Database:
 
     def manage(self, *arguments: str) -> str:
         """Return what a management command printed."""
-        return self._python("manage.py", *arguments)
+        return self.python("manage.py", *arguments)
 
-    def _python(self, *arguments: str) -> str:
+    def python(self, *arguments: str) -> str:
+        """Return what Python printed, in the environment of the product."""
         done = subprocess.run(
             [sys.executable, *arguments], cwd=ROOT, env=self.environment, capture_output=True, text=True
         )
@@ -63,7 +64,7 @@ class Database:
         if self.taken + count > self.made:
             size = max(count, CHATS_AT_ONCE)
             people = ("-m", "benchmarks.relay_baselines.people")
-            self.access_token = self._python(*people, str(self.made), str(size)).strip()
+            self.access_token = self.python(*people, str(self.made), str(size)).strip()
             self.taken, self.made = self.made, self.made + size
         first = self.taken
         self.taken += count

@@ -1,0 +1,114 @@
+"""What do the pool and the ledger cost?
+
+The product twice, on one core, on one database: as it is, with several endpoints to choose from, limits and
+prices; and with one fixed endpoint and no row of the ledger (relay_baselines/without_pool.py says what is left
+out). 150 streams x 30 tokens/s are asked of one and of the other in turn, a pair at a time; a ratio is taken within
+its pair, and the median of the ratios is judged. Starting and sealing are within what is measured: that is
+where pool and ledger work. Each byte of each stream is checked.
+"""
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.lib import report as reports
+from benchmarks.relay_baselines.product import Database, Product
+from benchmarks.relay_baselines.tools import Load, Missing, Outcome, Target, Tools, find_tools
+
+MOST = 1.05
+WARM = Load(streams=30, tokens=60, warm_seconds=0)
+
+
+class Full(Product):
+    """The product as it is."""
+
+    name = "full"
+    entry = "chatsite.asgi:application"
+    settings = {"LLM_BASE_URL": "", "LLM_API_KEY": "", "LLM_MODEL": ""}
+
+    def command(self, port: int) -> list[str]:
+        """Return the same command for both, so that the entry is all that differs."""
+        options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+        return ["-m", "uvicorn", self.entry, "--port", str(port), *options]
+
+
+class Bare(Full):
+    """The product without pool and ledger."""
+
+    name = "bare"
+    entry = "benchmarks.relay_baselines.without_pool:application"
+
+
+def total(outcome: Outcome) -> float:
+    """Return the CPU microseconds per token of the server and of PostgreSQL."""
+    return outcome.us_per_token + (outcome.postgres_us_per_token or 0.0)
+
+
+def measure(report: reports.Report, tools: Tools, targets: dict[str, Target], pairs: int, load: Load) -> None:
+    """Ask both in turn, the first of one pair last in the next, and judge the medians."""
+    found: dict[str, list[Outcome]] = {name: [] for name in targets}
+    for target in targets.values():
+        tools.run(target, WARM)
+    for number in range(pairs):
+        names = list(targets)
+        for name in names if number % 2 else reversed(names):
+            outcome = tools.run(targets[name], load)
+            report.check("every stream is whole and exact", outcome.fault is None, f"{name}: {outcome.fault}")
+            found[name].append(outcome)
+            report.say(f"{number + 1}/{pairs} {name}: {outcome.us_per_token:.1f} + {total(outcome):.1f} us/token")
+    for title, cost in (("server", Outcome.us_per_token.fget), ("server and PostgreSQL", total)):
+        assert cost is not None
+        costs = {name: [cost(outcome) for outcome in outcomes] for name, outcomes in found.items()}
+        ratios = [full / bare for full, bare in zip(costs["full"], costs["bare"], strict=True)]
+        medians = " / ".join(f"{statistics.median(costs[name]):.1f}" for name in ("full", "bare"))
+        report.figure(f"{title}, CPU us/token, full / bare", medians)
+        median = statistics.median(ratios)
+        shown = f"{median:.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        report.figure(f"{title}, ratio, median of {pairs} pairs (least to most)", shown)
+        report.check(f"pool and ledger add at most 5 % ({title})", median <= MOST, shown)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Start both, measure, and return the exit code."""
+    report = reports.Report("bar 9: what pool and ledger add to the full path", arguments)
+    work = Path(tempfile.mkdtemp(prefix="pool-cost-"))
+    work.chmod(0o755)  # the embedded PostgreSQL runs under another account when root starts it
+    try:
+        tools = Tools(find_tools(arguments.tools), work)
+    except Missing as missing:
+        report.say(str(missing))
+        return 2
+    database, started = None, []
+    try:
+        database = Database(tools, work)
+        module = ("-m", "benchmarks.relay_baselines.endpoints", f"http://127.0.0.1:{tools.mock_port}/v1")
+        database.python(*module, str(arguments.endpoints))
+        targets = {}
+        for product in (Full(database), Bare(database)):
+            started.append(product)
+            targets[product.name] = product.start(tools, work)
+        load = Load(arguments.streams, arguments.tokens, warm_seconds=0)
+        report.figure("endpoints, streams x tokens", f"{arguments.endpoints}, {load.streams} x {load.tokens}")
+        measure(report, tools, targets, arguments.pairs, load)
+    finally:
+        for product in started:
+            product.stop()
+        if database:
+            database.stop()
+        tools.close()
+        if not arguments.keep:
+            shutil.rmtree(work, ignore_errors=True)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    parser = reports.parser(__doc__)
+    parser.add_argument("--tools", help="directory with the sources of the load tools (or BENCH_TOOLS)")
+    parser.add_argument("--pairs", type=int, default=7, help="runs of each")
+    parser.add_argument("--streams", type=int, default=150, help="at a time, 30 tokens/s each")
+    parser.add_argument("--tokens", type=int, default=150, help="of each reply")
+    parser.add_argument("--endpoints", type=int, default=4, help="to choose from")
+    sys.exit(main(parser.parse_args()))

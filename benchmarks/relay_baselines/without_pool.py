@@ -1,0 +1,110 @@
+"""What pool and ledger cost: the product with one endpoint, one client, and no row of the ledger.
+
+Only for measuring (benchmarks/pool_cost.py). Everything else is the product's own, log and seal too; what is left
+out is named here, and a name that is not there any more stops the start instead of measuring nothing.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
+
+from chatsite.asgi import application as product
+from conversations.generation import actions, store
+from conversations.generation import engine as engines
+from providers.base import ChatProvider
+from providers.errors import ProviderError
+from providers.pool import Breaker, Pool
+from providers.registry import EndpointConfig, Snapshot
+
+NOTHING_COUNTED = {"input_tokens": 0, "output_tokens": 0, "cost_micros": None}
+
+
+def without(statement: str, *names: str) -> str:
+    """Return the statement without these parts of its WITH.
+
+    Raises: LookupError for a part that is not there.
+    """
+    for name in names:
+        part = rf"\n +{name} AS \(.*?\),(?=\n +\w+ AS \()"
+        statement, found = re.subn(part, "", statement, flags=re.DOTALL)
+        if found != 1:
+            raise LookupError(f"{name}: {found} times in {statement}")
+    return statement
+
+
+class NoBreaker(Breaker):
+    """Counts no call and judges nothing."""
+
+    def call(self) -> AbstractContextManager[None]:
+        """Let the call through."""
+        return nullcontext()
+
+    def succeeded(self) -> None:
+        """Learn nothing."""
+
+    def failed(self, error: ProviderError) -> None:
+        """Learn nothing."""
+
+
+class OneEndpoint(Pool):
+    """Always the first endpoint, with one client and no health, limits, budget or choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._health = NoBreaker()
+        self._only: ChatProvider | None = None
+
+    def count_reply(self) -> None:
+        """Count nothing."""
+
+    def attempts(self, snapshot: Snapshot) -> Iterator[EndpointConfig]:
+        """Return the first endpoint alone."""
+        return iter(snapshot.endpoints[:1])
+
+    def breaker(self, endpoint: EndpointConfig) -> Breaker:
+        """Return the health that is none."""
+        return self._health
+
+    def provider_for(self, endpoint: EndpointConfig) -> ChatProvider:
+        """Return the only client."""
+        if self._only is None:
+            self._only = super().provider_for(endpoint)
+        return self._only
+
+
+class BareEngine(engines.Engine):
+    """Counts and prices nothing for the ledger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not isinstance(self._pool, Pool):
+            raise LookupError("the engine's pool")
+        self._pool = OneEndpoint()
+
+    def _ledger_values(self, run: Any) -> dict[str, Any]:
+        return {"worker": run.worker_id}
+
+    @staticmethod
+    def _estimated_cost(run: Any) -> dict[str, Any]:
+        return NOTHING_COUNTED
+
+    def _live_endpoints(self) -> dict[str, int]:
+        return {}
+
+
+for name in ("_ledger_values", "_estimated_cost", "_live_endpoints"):
+    getattr(engines.Engine, name)
+actions._SEND = without(actions._SEND, "ledger")
+store.SEAL = without(store.SEAL, "used", "ledger")
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Serve the product; its engine is made here, before the product asks for one."""
+    if scope["type"] == "lifespan":
+        engines._engines[asyncio.get_running_loop()] = BareEngine()
+    await product(scope, receive, send)
