@@ -3,7 +3,9 @@
 Two fake providers are the endpoints A, asked first, and B, the reserve, made through the REST API.
 
   (default)    100 replies run while A fails in every way: none fails that had not shown a token; then the same
-               with the site's `midstream_failover: "prefix"`: none fails at all, and the text has no seam;
+               with the site's `midstream_failover: "prefix"`: none fails at all, and the text has no seam; with
+               `--way instruction` B is told in words to go on, and every second time says the last 16 characters
+               again first;
   --breaker    A answers 25 times and more with 500: out of rotation on every worker, probed seldom, then back;
   --ledger N   N replies with random faults, stops and disconnects: the ledger's sums are the providers' own.
 """
@@ -68,7 +70,9 @@ async def ask(
 
 def ways(only: str, way: str) -> list[tuple[str, int]]:
     """Return the ways in which A fails, each with the tokens it gives before; `kill` ends its process."""
-    found = [(fault, 5) for fault in SAID_SOMETHING] + [("kill", 5), ("gone", 0)]
+    # Less than eight characters said again are taken for what the model means to say: give it more before.
+    before = 12 if way == "instruction" else 5
+    found = [(fault, before) for fault in SAID_SOMETHING] + [("kill", before), ("gone", 0)]
     found += [(fault, 0) for fault in SAID_SOMETHING if fault != "error"] if way == "off" else []
     found += [(fault, 0) for fault in SAID_NOTHING] if way == "off" else []
     return [each for each in found if only in each[0]]
@@ -88,13 +92,16 @@ async def fail_once(
         pair.a.stop()
     else:
         words |= {"fault": fault, "after": after}
-    asked = [
-        asyncio.create_task(ask(pair, number, {**words, "seed": number + 1, "tag": f"{way}-{fault}-{number}"}))
-        for number in range(replies)
-    ]
+    runup = 16 if way == "instruction" else 0
+
+    def words_of(number: int) -> dict[str, object]:
+        own: dict[str, object] = {"seed": number + 1, "tag": f"{way}-{fault}-{number}"}
+        return {**words, **own, **({"runup": runup} if runup and number % 2 else {})}
+
+    asked = [asyncio.create_task(ask(pair, number, words_of(number))) for number in range(replies)]
     if fault == "kill":
         async with asyncio.timeout(30):
-            while (await pair.a.stats())["tokens"] < said + replies * 5:  # noqa: ASYNC110
+            while (await pair.a.stats())["tokens"] < said + replies * after:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         running = await pair.a.open_streams()
         report.check("A was killed in the middle of its replies", running > replies * 0.8, running)
@@ -275,7 +282,7 @@ if __name__ == "__main__":
     parser.add_argument("--replies", type=int, default=100, help="replies running while A fails")
     parser.add_argument("--workers", type=int, default=2, help="workers on one database")
     parser.add_argument("--only", default="", help="only the ways whose name has this in it")
-    parser.add_argument("--way", choices=("off", "prefix"), help="only this setting of the sites")
+    parser.add_argument("--way", choices=("off", "prefix", "instruction"), help="only this setting of the sites")
     parser.add_argument("--breaker", action="store_true", help="bar 6 instead")
     parser.add_argument("--ledger", type=int, default=0, metavar="N", help="bar 7 instead, over N replies")
     sys.exit(asyncio.run(main(parser.parse_args())))

@@ -13,7 +13,8 @@ connection after the reply), `times` (the fault strikes only that often, then al
 provider, see --name: for all others there is no fault and no delay).
 
 When the last message is the assistant's, the reply goes on after that text, or is refused with 400 when it is
-not what this provider would have said.
+not what this provider would have said. So it does when a user message follows that tells it to go on (`GO_ON`);
+`runup` is how many characters it then says again first, as models like to do.
 
 Faults: slow stall keepalive reset cut halfclose nofinish hangup status (or 400 401 403 404 422 429 500 502
 503 529 as the fault itself) quota blocked error errorstring garbage noise nonhttp invalid_utf8 split_utf8
@@ -75,6 +76,7 @@ CONTROL_TOKENS = (
     "\ufeff",
     "尾",
 )
+GO_ON = "你的上一条回答中断了"
 NUL_JSON = ('"空\\u0000字"', '"\\ud800"', '"x\\udc00y"', '"\\ud83d"', '"\\ude00"', '"完"')
 NUL_TEXT = "空\ufffd字\ufffdx\ufffdy😀完"
 STATUS_FAULTS = {
@@ -130,6 +132,14 @@ def begun_text(body: dict[str, Any]) -> str:
     last = (body.get("messages") or [{}])[-1]
     content = last.get("content") if last.get("role") == "assistant" else ""
     return content if isinstance(content, str) else ""
+
+
+def is_told_to_go_on(body: dict[str, Any]) -> bool:
+    """Return whether the last message is an instruction to go on after the one before it."""
+    messages = body.get("messages") or []
+    if len(messages) < 2 or messages[-2].get("role") != "assistant":
+        return False
+    return messages[-1].get("role") == "user" and str(messages[-1].get("content")).startswith(GO_ON)
 
 
 class ClientGone(Exception):
@@ -286,6 +296,8 @@ class Exchange:
         rate = self.number("rate", 0) if rate is None else rate
         began = time.monotonic()
         written = 0
+        if self.begun and (again := int(self.number("runup", 0))):
+            await self.token(self.begun[-again:])
         for position in range(start, start + count):
             text = token_at(seed, position)
             text, self.said_before = text[self.said_before :], max(0, self.said_before - len(text))
@@ -735,18 +747,23 @@ class Server:
         if not (is_app or path.endswith("/chat/completions")) or method != "POST":
             return await self.other(writer, method, path)
         body = json.loads(raw or b"{}")
+        self.stats.bodies.append(body)
+        is_told = is_told_to_go_on(body)
+        if is_told:
+            body = {**body, "messages": body["messages"][:-1]}
         asked = body.get("input") or {}
         text = asked.get("prompt") or last_user_text(asked) if is_app else last_user_text(body)
         words = parse_directive(text)
         key = " ".join(f"{k}={v}" for k, v in words.items())
         self.stats.requests += 1
         self.stats.by_directive[key] += 1
-        self.stats.bodies.append(body)
         self.stats.headers.append({k: v for k, v in headers.items() if k != "authorization"} | {"path": path})
         if "times" in words and self.stats.by_directive[key] > int(words["times"]):
             words.pop("fault", None)
         if words.get("at", self.name) != self.name:
             words = {name: word for name, word in words.items() if name not in ("fault", "delay")}
+        if not is_told:
+            words.pop("runup", None)
         exchange = (AppExchange if is_app else Exchange)(self, reader, writer, {**self.defaults, **words}, body)
         self.stats.open_streams += 1
         try:
