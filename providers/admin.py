@@ -26,8 +26,9 @@ from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
 from providers.advice import advice
 from providers.clients.dashscope_app import BASE_URL, SET_BY_US
+from providers.clients.declarative.fill import check_base_url
 from providers.clients.declarative.schema import ConfigRefused
-from providers.clients.declarative.stored import check_stored
+from providers.clients.declarative.stored import addresses_of, check_stored
 from providers.clients.openai_chat import chat_url
 from providers.errors import ConnectFailed, Misconfigured
 from providers.http import resolve
@@ -118,6 +119,15 @@ class EndpointForm(forms.ModelForm):
                 [f"{path}: {text}" if path else text for path, text in error.problems]
             ) from None
         _refuse_unstorable(config)
+        for path, address in addresses_of(config):
+            try:
+                refusal = _refusal_of(check_base_url(address))
+            except ValueError as error:
+                refusal = str(error)
+            except ConnectFailed:
+                continue  # Nobody knows the name today: it is looked up, and its address checked, at each call.
+            if refusal is not None:
+                raise forms.ValidationError(f"{path}: {refusal}")
         return dict(config)
 
     def clean_base_url(self) -> str:
@@ -131,18 +141,9 @@ class EndpointForm(forms.ModelForm):
             raise forms.ValidationError(
                 _("Write http(s)://host[:port][/path] without user, password, query or fragment.")
             ) from None
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        allowed = frozenset(address.lower() for address in settings.PROVIDER_ALLOWED_ADDRESSES)
         try:
-            resolve(parts.hostname or "", port, allowed)
-        except Misconfigured:
-            raise forms.ValidationError(
-                _(
-                    "This host has a private or reserved address, which endpoints may not use. The operator can "
-                    "allow it: add %(address)s to PROVIDER_ALLOWED_ADDRESSES."
-                )
-                % {"address": f"{parts.hostname}:{port}"}
-            ) from None
+            if (refusal := _refusal_of(parts.geturl())) is not None:
+                raise forms.ValidationError(refusal)
         except ConnectFailed:
             raise forms.ValidationError(_("This host name is not known.")) from None
         return url
@@ -193,6 +194,21 @@ class EndpointForm(forms.ModelForm):
             self.instance.is_draining = False
         saved: Endpoint = super().save(commit)
         return saved
+
+
+def _refusal_of(url: str) -> str | None:
+    """Return why the address guard does not let this URL through, None when it does. Raises: ConnectFailed."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    allowed = frozenset(address.lower() for address in settings.PROVIDER_ALLOWED_ADDRESSES)
+    try:
+        resolve(parts.hostname or "", port, allowed)
+    except Misconfigured:
+        return gettext(
+            "This host has a private or reserved address, which endpoints may not use. The operator can "
+            "allow it: add %(address)s to PROVIDER_ALLOWED_ADDRESSES."
+        ) % {"address": f"{parts.hostname}:{port}"}
+    return None
 
 
 def _url_called(values: Mapping[str, Any]) -> str:

@@ -13,8 +13,18 @@ from typing import Any
 
 from providers.errors import ConnectFailed, Misconfigured
 
-# Public by its number, and a cloud's metadata service all the same (Azure).
-_METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
+# Public by its number, or by some Pythons, and not the open internet all the same.
+_NOT_OPEN = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # Azure's metadata
+        "192.0.0.0/24",  # Oracle's metadata is in it, and what the IETF keeps for protocols
+        "192.88.99.0/24",  # relays of 6to4
+        "fec0::/10",  # site-local, as private networks were called once
+        "64:ff9b:1::/48",  # NAT64 of a local network
+        "::ffff:0:0:0/96",  # IPv4 translated
+    )
+)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -32,7 +42,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(packed[12:])  # NAT64, and the old IPv4-compatible form
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _METADATA
+    is_open = ip.is_global and not ip.is_multicast and not ip.is_reserved
+    return is_open and not any(ip in network for network in _NOT_OPEN)
 
 
 def check_addresses(host: str, port: int, found: list[str], allowed: frozenset[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from providers.clients.declarative import configs
@@ -34,3 +34,21 @@ def check_stored(stored: object) -> tuple[Config, Mapping[str, Any]]:
     if problems:
         raise ConfigRefused(problems)
     return config, dict(values)
+
+
+def addresses_of(stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield where a stored configuration calls, as far as staff wrote it: the path in it, scheme://host[:port].
+
+    What a ready configuration brings with it is ours. A value that is no URL is refused when it is called.
+    """
+    config, values = check_stored(stored)
+    is_ready = "ready" in stored
+    templates = [("auth", config.auth.request)] if config.auth is not None else []
+    templates += [(name, section.request) for name, section in config.sections.items()]
+    own = values if is_ready else config.values
+    for path, template in templates:
+        if template.url.base is None:
+            if not is_ready:
+                yield f"{path}.url", template.url.origin
+        elif isinstance(address := own.get(template.url.base.name), str) and address:
+            yield f"values.{template.url.base.name}", address
