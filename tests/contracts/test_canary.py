@@ -14,17 +14,20 @@ import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from typing import Any
 
 import httpx
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.views.debug import ExceptionReporter
 
+from chatsite.asgi import application
 from chatsite.logs import JsonFormatter
-from conversations.generation.engine import Engine
+from conversations.generation.engine import engine
 from conversations.models import Generation, User
 from providers import registry
 from providers.base import ChatProvider
@@ -33,27 +36,13 @@ from providers.credentials import Secret, new_key
 from providers.models import Endpoint
 from providers.types import ChatMessage, ChatRequest
 from tests.conversations.generation.conftest import claims_of, in_unit, send
-from tests.fakes.provider import FakeProvider
-from tests.world import make_conversation, make_world
+from tests.fakes.provider import STATUS_FAULTS, Exchange, FakeProvider
+from tests.world import bearer, make_conversation, make_world
 
 CANARY = "sk-canary/7f3a+9c1e5b2d8040"
 MODELS = "/api/v1/admin/models"
-FAULTS = [
-    *("400", "401", "403", "404", "422", "429", "500", "503", "quota", "blocked", "error", "errorstring"),
-    *(
-        "garbage",
-        "noise",
-        "nonhttp",
-        "invalid_utf8",
-        "reset",
-        "cut",
-        "halfclose",
-        "nofinish",
-        "hangup",
-        "redirect",
-    ),
-    *("empty", "nothing", "html", "json", "jsonerror", "gzipbomb", "content_filter", "toolcall"),
-]
+# Every way to fail that the fake provider knows, and every way to answer oddly.
+FAULTS = sorted(STATUS_FAULTS | {name[3:] for name in vars(Exchange) if name.startswith("do_")})
 
 
 class Parrot(BaseHTTPRequestHandler):
@@ -148,24 +137,52 @@ def everything_stored() -> str:
     return "\n".join(rows)
 
 
-async def ask_them_all(questions: list[tuple[str, str]]) -> list[str]:
-    """Return what readers saw of the reply to each question, asked of the endpoint of that name alone."""
+async def sent_to(path: str, headers: dict[str, str]) -> str:
+    """Return what the product sends for a GET, head and body."""
+    sent: list[Any] = []
+    received = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        for message in received:
+            return message
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": lines}
+    await application(scope, receive, send)
+    return str(sent[0]) + b"".join(message.get("body", b"") for message in sent).decode()
+
+
+async def ask_them_all(questions: dict[str, list[str]]) -> list[str]:
+    """Return what readers saw of the replies to these questions, asked of the endpoint of their name alone."""
     world = await in_unit(make_world)
     claims = await in_unit(claims_of, world.alice)
+    headers = await in_unit(bearer, world.alice)
+    serving = engine()
+
+    async def ask(question: str) -> tuple[str, str]:
+        chat = await in_unit(make_conversation, world.alice)
+        started = await send(serving, claims, chat, question)
+        events = await sent_to(f"/api/xcx/chat/messages/{started.reply_id}/stream", headers)
+        assert "event: done" in events or "event: error" in events, question
+        buffer, ending = await serving.ended(started.reply_id)
+        return events, repr((buffer.content.read(0), buffer.reasoning.read(0), ending))
+
     seen: list[str] = []
-    engine = Engine()
     try:
-        await engine.started()
-        for name, question in questions:
+        await serving.started()
+        for name, asked in questions.items():
             await in_unit(Endpoint.objects.filter(is_active=True).update, is_active=False)
             await in_unit(Endpoint.objects.filter(name=name).update, is_active=True)
             await in_unit(registry.refresh)
-            chat = await in_unit(make_conversation, world.alice)
-            started = await send(engine, claims, chat, question)
-            buffer, ending = await engine.ended(started.reply_id)
-            seen.append(repr((buffer.content.read(0), buffer.reasoning.read(0), ending)))
+            for told in await asyncio.gather(*map(ask, asked)):
+                seen += told
     finally:
-        await engine.close()
+        await serving.close()
     return seen
 
 
@@ -191,7 +208,8 @@ def test_a_planted_key_is_found_nowhere(
 ) -> None:
     settings.SECRET_KEYS = [new_key()]
     settings.PROVIDER_ALLOWED_ADDRESSES = [fake_provider.address, parrot, "127.0.0.1:9"]
-    settings.PROVIDER_IDLE_SECONDS = settings.PROVIDER_FIRST_SECONDS = 1.0
+    settings.PROVIDER_IDLE_SECONDS = settings.PROVIDER_FIRST_SECONDS = 0.5
+    settings.REPLY_MAX_CHARS = 2_000
     settings.THROTTLE = False
     settings.DEBUG = True
     registry.forget()
@@ -239,12 +257,19 @@ def test_a_planted_key_is_found_nowhere(
             "/admin/providers/endpoint/", {"action": "try_out", "_selected_action": some}, follow=True
         )
         answers.append(said.content.decode())
-    questions = [(fields["name"], "你好") for fields in given] + [
-        ("faults", f"[[fault={fault}]]") for fault in FAULTS
-    ]
+    questions = {fields["name"]: ["你好"] for fields in given}
+    questions["faults"] = [f"[[fault={fault}{' rate=50' * (fault == 'slow')}]]" for fault in FAULTS]
     seen = asyncio.run(ask_them_all(questions))
     codes = set(Generation.across_sites.values_list("error_code", flat=True))
-    assert len(seen) == len(questions) and len(codes) > 10, codes
+    assert len(seen) == 2 * sum(map(len, questions.values())) and len(codes) > 10, codes
+
+    for name in ("refusal", "any words", "app html", "nobody"):
+        printed = StringIO()
+        try:
+            call_command("probe_model", name, stdout=printed, stderr=printed)
+        except CommandError as error:
+            answers.append(f"{error!r} {error.__cause__!r} {error.__context__!r}")
+        answers.append(printed.getvalue())
 
     # All that anybody can look at.
     row = Endpoint.objects.get(name="refusal")
