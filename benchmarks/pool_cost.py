@@ -1,10 +1,10 @@
 """What do the pool and the ledger cost?
 
-The product twice, on one core, on one database: as it is, with several endpoints to choose from, limits and
-prices; and with one fixed endpoint and no row of the ledger (relay_baselines/without_pool.py says what is left
-out). 150 streams x 30 tokens/s are asked of one and of the other in turn, a pair at a time; a ratio is taken within
-its pair, and the median of the ratios is judged. Starting and sealing are within what is measured: that is
-where pool and ledger work. Each byte of each stream is checked.
+The product twice, on one core, on one database: as it is, with several endpoints to choose from, limits, prices;
+and with one fixed endpoint and no row of the ledger (relay_baselines/without_pool.py says what is left out).
+150 streams x 30 tokens/s are asked of one and of the other in turn, a pair at a time; a ratio is taken within its
+pair, and the median of the ratios is judged. Starting and sealing are within what is measured: that is where pool
+and ledger work; so short replies are the hard case. Each byte of each stream is checked.
 """
 
 import argparse
