@@ -15,6 +15,7 @@ from providers import errors
 from providers.clients.declarative.conditions import DATA, EVENT, STATUS, any_holds
 from providers.clients.declarative.pick import Path, pick
 from providers.clients.declarative.schema import ErrorRule, Section
+from providers.clients.declarative.tool_calls import READERS
 from providers.clients.openai_reducer import Reducer, read_usage
 from providers.sse import Event, loads
 from providers.types import Finished, Usage, storable
@@ -44,6 +45,7 @@ class MappedReducer(Reducer):
         "_is_one_value",
         "_line_tail",
         "_line_tail_bytes",
+        "_read_calls",
         "_seen",
         "_trace",
         "_usage_rank",
@@ -69,6 +71,7 @@ class MappedReducer(Reducer):
         self._line_tail: list[bytes] = []  # the unfinished last line, in the pieces it came in
         self._line_tail_bytes = 0
         self._is_one_value = False
+        self._read_calls = READERS[section.tool_calls]() if section.tool_calls else None
         self._watcher = watcher
         self._trace: Trace | None = None
         if section.line_pattern is not None and not section.line_pattern.means_sse:
@@ -213,8 +216,8 @@ class MappedReducer(Reducer):
         trace.mapped.update((name, item) for name, item in found.items() if name in mapped)
         self._said(mapped, trace)
         self._told(value, mapped)
-        if section.tool_calls and not any(name == "content" for name, _why in trace.dropped):
-            self._calls(value)
+        if self._read_calls is not None and not any(name == "content" for name, _why in trace.dropped):
+            self._calls(self._read_calls(value), trace)
         if any_holds(section.done_when, value, self._facts):
             self.done = True
             trace.says = "the end: done_when"
@@ -267,13 +270,11 @@ class MappedReducer(Reducer):
         if self.request_id is None and type(request_id) is str and request_id:
             self.request_id = request_id
 
-    def _calls(self, value: dict[str, Any]) -> None:
-        """Take tool calls, in the one shape that is built in."""
-        choices = value.get("choices")
-        choice = choices[0] if type(choices) is list and choices else None
-        said = choice.get("delta") or choice.get("message") if type(choice) is dict else None
-        if type(said) is dict and said.get("tool_calls"):
-            self._rest({"tool_calls": said["tool_calls"]})
+    def _calls(self, pieces: list[Any], trace: Trace) -> None:
+        """Take what an event adds to tool calls."""
+        if pieces:
+            self._rest({"tool_calls": pieces})
+            trace.mapped["tool_calls"] = pieces
 
     def _fresh(self, name: str, text: Any) -> str:
         """Return what this text adds to what was said. Raises MalformedReply when it takes something back."""

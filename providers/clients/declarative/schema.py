@@ -19,6 +19,7 @@ from providers.clients.declarative.fill import Ref, UrlTemplate, compile_url, co
 from providers.clients.declarative.patterns import LinePattern, PatternRefused, compile_pattern
 from providers.clients.declarative.pick import Path, compile_path
 from providers.clients.declarative.signers import SIGNERS
+from providers.clients.declarative.tool_calls import READERS
 
 Mode = Literal["stream", "whole"]
 
@@ -170,7 +171,7 @@ class Section:
     errors: tuple[ErrorRule, ...]
     cumulative: bool
     usage_merge: bool
-    tool_calls: bool
+    tool_calls: str | None
     finish_completes: bool
     pass_params: bool
 
@@ -539,8 +540,9 @@ class _Parser:
         done_when = self.conditions(raw["done_when"], f"{key}.done_when") if "done_when" in raw else ()
         rules = self.error_rules(raw["error"], f"{key}.error") if "error" in raw else ()
         tool_calls = raw.get("tool_calls")
-        if tool_calls not in (None, "openai"):
-            self.bad(f"{key}.tool_calls", 'is not "openai", the one shape of tool calls that is built in')
+        if tool_calls is not None and not (isinstance(tool_calls, str) and tool_calls in READERS):
+            self.bad(f"{key}.tool_calls", f"is not one of {', '.join(READERS)}")
+            tool_calls = None
         section_filters = self.filters(raw, key)
         flags = {
             "cumulative": self.flag(raw, "cumulative", key),
@@ -562,7 +564,7 @@ class _Parser:
             filters=section_filters,
             done_when=done_when,
             errors=rules,
-            tool_calls=tool_calls == "openai",
+            tool_calls=tool_calls,
             **flags,
         )
 

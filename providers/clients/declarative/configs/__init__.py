@@ -1,4 +1,7 @@
-"""The ready configurations, one JSON file each."""
+"""The ready configurations, one JSON file each.
+
+One that is `like` another says only what differs, so that the two cannot drift apart.
+"""
 
 from __future__ import annotations
 
@@ -18,4 +21,11 @@ def load(name: str) -> dict[str, Any]:
     """Return a ready configuration as plain JSON. Raises KeyError when there is none by this name."""
     if name not in names():
         raise KeyError(name)
-    return dict(json.loads((_HERE / f"{name}.json").read_text(encoding="utf-8")))
+    own = dict(json.loads((_HERE / f"{name}.json").read_text(encoding="utf-8")))
+    if "like" not in own:
+        return own
+    base = load(own.pop("like"))
+    return base | {
+        key: base[key] | value if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in own.items()
+    }

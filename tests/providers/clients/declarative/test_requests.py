@@ -163,6 +163,19 @@ def test_the_vendors_in_openais_manner_get_its_request_at_their_address(name: st
     }
 
 
+@pytest.mark.parametrize("mapi", ["chat", "whole"])
+def test_anthropic_by_x_api_key_differs_in_the_headers_alone(mapi: str) -> None:
+    [official] = CAPTURED["anthropic_messages_stream"]["requests"]
+    sent = provider("anthropic_x_api_key", model="claude-x", mapi=mapi).prepare(
+        ChatRequest(TALK, params={"max_tokens": 10})
+    )
+    assert json.loads(sent.body or b"") == {**official["body"], "stream": mapi == "chat"}
+    assert f"{sent.method} {target(sent.url)}" == official["request_line"]
+    headers = {name.lower(): value for name, value in sent.headers.items()}
+    assert (headers["x-api-key"], headers["anthropic-version"]) == ("KEY", "2023-06-01")
+    assert "authorization" not in headers
+
+
 @pytest.mark.parametrize("name", names())
 def test_every_ready_configuration_is_whole_and_says_what_it_is(name: str) -> None:
     config = parse_config(load(name))
@@ -175,7 +188,8 @@ def test_every_ready_configuration_is_whole_and_says_what_it_is(name: str) -> No
 def test_all_promised_configurations_are_there() -> None:
     assert set(names()) == {
         "openai", "azure", "deepseek", "moonshot", "zhipu", "zhipu_jwt", "ernie", "minimax", "volc_ark",
-        "spark_http", "dashscope_generation", "dashscope_app", "anthropic", "gemini", "ollama_native",
+        "spark_http", "dashscope_generation", "dashscope_app", "anthropic", "anthropic_x_api_key",
+        "gemini", "ollama_native",
     }  # fmt: skip
 
 

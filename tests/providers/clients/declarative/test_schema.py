@@ -114,7 +114,7 @@ def test_a_good_configuration_is_read() -> None:
         ("chat.resp.0.value", "a..b", "chat.resp[0].value: is not a path such as choices[0].delta.content"),
         ("chat.resp.0.name", "usage", "chat.resp: has no content"),
         ("chat.tool_calls", "paths",
-         'chat.tool_calls: is not "openai", the one shape of tool calls that is built in'),
+         "chat.tool_calls: is not one of openai, anthropic, gemini, ollama"),
         ("chat.cumulative", "yes", "chat.cumulative: is neither true nor false"),
         ("chat.need_auth", False,
          'chat.headers[0].value: names "ticket", which only a section with "need_auth": true has'),
