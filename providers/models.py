@@ -162,7 +162,7 @@ class Endpoint(models.Model):
         blank=True,
         help_text=_('Added to every request, for example {"temperature": 0.7, "max_tokens": 2000}'),
     )
-    # Of a declarative endpoint: its whole configuration, or {"ready": name, "values": {…}}.
+    # Of a declarative endpoint: a configuration, {"config": {…}} or {"ready": name}; see declarative/stored.py.
     config = models.JSONField(
         _("configuration"),
         default=dict,

@@ -229,10 +229,10 @@ class Pool:
             step = endpoint.params.get("step_seconds", 0.03)
             return ScriptedProvider(script if isinstance(script, list) else None, step_seconds=float(step))
         if endpoint.dialect == "declarative":
-            config, values = check_stored(endpoint.config)
+            stored = check_stored(endpoint.config)
             return provider_from_config(
-                config,
-                values=values,
+                stored.config,
+                **stored.options(),
                 api_key=endpoint.api_key,
                 model=endpoint.model,
                 base_url=endpoint.base_url,

@@ -372,6 +372,8 @@ class Exchange:
             return keep
         if method is not None:
             return bool(await method(n, after)) and keep
+        if self.body.get("stream") is False:
+            return bool(await self.do_json(n, after)) and keep
         await self.head()
         await self.wait(self.number("ttft", 0) / 1000)
         await self.tokens(n)

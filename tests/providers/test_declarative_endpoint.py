@@ -10,6 +10,7 @@ from asgiref.sync import async_to_sync
 
 from providers.admin import EndpointForm
 from providers.clients.declarative.configs import load, names
+from providers.clients.declarative.stored import check_stored
 from providers.models import Endpoint
 from providers.pool import probe
 from providers.registry import config_of
@@ -48,6 +49,13 @@ def test_every_ready_configuration_can_be_named(name: str) -> None:
         ({"ready": "nobody"}, "anthropic"),
         ({"ready": "azure", "values": {"nonsense": 1}}, "values.nonsense"),
         ({"ready": "azure", "mapi": "x"}, "mapi"),
+        ({"ready": "azure", "mapi": 1}, "mapi"),
+        ({"ready": "azure", "mode": "async"}, "mode"),
+        ({"ready": "azure", "section": "chat"}, "section"),
+        ({"config": {**load("openai"), "surprise": 1}}, "config.surprise"),
+        ({"config": load("openai"), "values": []}, "values"),
+        ({"config": load("openai"), "mapi": "embeddings"}, "mapi"),
+        ({"name": "无", "values": {"base_url": None}, "other": load("openai")["chat"]}, "mapi"),
         ({**load("openai"), "surprise": 1}, "surprise"),
         ([], ""),
     ],
@@ -81,3 +89,36 @@ def test_a_changed_configuration_wants_the_key_again() -> None:
     assert set(moved.errors) == {"api_key"}
     again = form({"ready": "deepseek"}, instance=Endpoint.objects.get(), api_key="sk-9876543210")
     assert again.is_valid(), again.errors
+
+
+@pytest.mark.parametrize("kept", [{"ready": "openai"}, {"config": load("openai")}])
+@pytest.mark.parametrize(
+    ("choices", "is_streamed"),
+    [
+        ({}, True),
+        ({"mapi": "whole"}, False),
+        ({"mode": "whole"}, False),
+        ({"mapi": "whole", "mode": "stream"}, True),
+    ],
+)
+def test_the_section_and_the_mode_are_the_endpoints_choice(
+    fake_provider: FakeProvider, settings: Any, kept: dict[str, Any], choices: dict[str, str], is_streamed: bool
+) -> None:
+    settings.PROVIDER_ALLOWED_ADDRESSES = [fake_provider.address]
+    values = {"values": {"base_url": fake_provider.base_url}}
+    filled = form({**kept, **values, **choices}, api_key="sk-0123456789")
+    assert filled.is_valid(), filled.errors
+    fake_provider.reset()
+    result = async_to_sync(probe)(config_of(filled.save()), seconds=10.0)
+    assert (result.is_ok, result.error_code) == (True, None)
+    assert result.sample
+    [body] = fake_provider.stats()["bodies"]
+    assert body["stream"] is is_streamed
+
+
+def test_a_section_called_config_is_no_wrapper() -> None:
+    whole = {"name": "同名", "config": load("openai")["chat"], "chat": load("openai")["chat"]}
+    del whole["config"]["pass_params"]
+    whole["values"] = {"base_url": None}
+    whole["params"] = {"stream_options": None}
+    assert set(check_stored(whole).config.sections) == {"config", "chat"}

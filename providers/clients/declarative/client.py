@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -60,6 +61,8 @@ def provider_from_config(
     section = config.sections.get(mapi)
     if section is None:
         raise errors.Misconfigured(code="unknown_section")
+    if mode is not None:
+        section = replace(section, mode=mode)
     own = {name: value for name, value in config.values.items() if value is not None}
     for name, value in (values or {}).items():
         if name not in config.values:
@@ -71,7 +74,6 @@ def provider_from_config(
     return DeclarativeProvider(
         config,
         section,
-        mode=mode or section.mode,
         values=own,
         secrets=_secrets(config, api_key),
         model=model,
@@ -92,7 +94,6 @@ class DeclarativeProvider:
         config: Config,
         section: Section,
         *,
-        mode: Mode,
         values: Mapping[str, Any],
         secrets: Mapping[str, Secret],
         model: str,
@@ -106,7 +107,7 @@ class DeclarativeProvider:
         """Take the parts that provider_from_config checked."""
         self.config = config
         self.section = section
-        self.mode = mode
+        self.mode = section.mode
         self.clocks = clocks
         self.is_trusted_address = is_trusted_address
         self.client = client

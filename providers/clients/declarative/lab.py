@@ -21,7 +21,8 @@ from providers.clients.declarative.conditions import STATUS
 from providers.clients.declarative.failures import named
 from providers.clients.declarative.reducer import MappedReducer, Trace, error_in
 from providers.clients.declarative.request import Prepared
-from providers.clients.declarative.schema import Config
+from providers.clients.declarative.schema import Config, Mode
+from providers.clients.declarative.stored import Stored, check_stored
 from providers.clients.failures import vendor_error
 from providers.credentials import Secret
 from providers.sse import loads
@@ -91,29 +92,33 @@ def read_transcript(data: bytes) -> Transcript:
 
 
 def dry_run(
-    config: Config | Mapping[str, Any],
+    config: Stored | Config | Mapping[str, Any],
     transcript: Transcript | None = None,
     *,
-    mapi: str = "chat",
+    mapi: str | None = None,
+    mode: Mode | None = None,
     model: str = "a-model",
     base_url: str = "",
     values: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     messages: tuple[ChatMessage, ...] = (ChatMessage("system", "你是助手。"), ChatMessage("user", "你好")),
 ) -> DryRun:
-    """Return what would be sent and what would be read. Raises ConfigRefused or Misconfigured."""
-    secrets = {"api_key": _PLACEHOLDER}
+    """Return what would be sent and what would be read.
+
+    config is what an endpoint keeps, or what became of it. mapi, mode and values go over its own.
+    Raises: ConfigRefused or Misconfigured.
+    """
     if isinstance(config, Config):
-        secrets = dict.fromkeys(config.secrets, _PLACEHOLDER)
-    elif isinstance(declared := config.get("secrets"), list):
-        secrets.update((name, _PLACEHOLDER) for name in declared if isinstance(name, str))
+        config = Stored(config)
+    stored = config if isinstance(config, Stored) else check_stored(config, mapi=mapi)
     provider = provider_from_config(
-        config,
-        values=values,
-        api_key=Secret(json.dumps(secrets)),
+        stored.config,
+        values={**stored.values, **(values or {})},
+        api_key=Secret(json.dumps(dict.fromkeys(stored.config.secrets, _PLACEHOLDER))),
         model=model,
         base_url=base_url,
-        mapi=mapi,
+        mapi=mapi or stored.mapi,
+        mode=mode or stored.mode,
         client=_no_client,
     )
     request = ChatRequest(messages, params=params or {})

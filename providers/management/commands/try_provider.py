@@ -28,7 +28,8 @@ class Command(BaseCommand):
         parser.add_argument("config", nargs="?", help=f"a JSON file, or one of {ready}")
         parser.add_argument("--transcript", help="a recorded body, or head and body as curl -i writes them")
         parser.add_argument("--from-curl", metavar="COMMAND", help="print a first configuration for this command")
-        parser.add_argument("--section", default="chat", help="the API section to use (default: chat)")
+        parser.add_argument("--section", help="the API section to use (default: the configuration's own, or chat)")
+        parser.add_argument("--mode", choices=["stream", "whole"], help="instead of what the section says")
         parser.add_argument("--model", default="a-model")
         parser.add_argument("--base-url", default="")
         parser.add_argument("--message", default="你好", help="what the user says")
@@ -54,6 +55,7 @@ class Command(BaseCommand):
                 config,
                 transcript,
                 mapi=options["section"],
+                mode=options["mode"],
                 model=options["model"],
                 base_url=options["base_url"],
                 values=_pairs(options["value"]),
@@ -61,7 +63,8 @@ class Command(BaseCommand):
                 messages=(ChatMessage("system", "你是助手。"), ChatMessage("user", options["message"])),
             )
         except ConfigRefused as refused:
-            raise CommandError("\n".join(f"{path}: {text}" for path, text in refused.problems)) from None
+            said = (f"{path}: {text}" if path else text for path, text in refused.problems)
+            raise CommandError("\n".join(said)) from None
         except Misconfigured as error:
             raise CommandError(f"{error}") from error
         self._print(run, has_transcript=transcript is not None)
@@ -122,6 +125,8 @@ class Command(BaseCommand):
                 if usage
                 else "  tokens = not told"
             )
+            for call in run.finished.tool_calls:
+                self.stdout.write(f"  tool call = {call.name} {call.arguments}")
             if run.finished.malformed_events:
                 self.stdout.write(f"  malformed events = {run.finished.malformed_events}")
         elif run.error is not None:
