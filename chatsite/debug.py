@@ -33,8 +33,14 @@ class QuietReporterFilter(SafeExceptionReporterFilter):
         """Return the fields of a form, those that may hold a secret masked."""
         if request is None:
             return {}
+        marked = getattr(request, "sensitive_post_parameters", ())  # by the view; "__ALL__" is Django's word
         posted = request.POST.dict()
-        return {name: self.cleansed_substitute if _SECRET_NAME.search(name) else posted[name] for name in posted}
+        return {
+            name: self.cleansed_substitute
+            if marked == "__ALL__" or name in marked or _SECRET_NAME.search(name)
+            else posted[name]
+            for name in posted
+        }
 
 
 def _shown(value: Any) -> Any:

@@ -21,7 +21,6 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.html import format_html
 from django.utils.translation import get_language, gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
 from providers.advice import advice
@@ -32,6 +31,8 @@ from providers.clients.declarative.stored import addresses_of, check_stored
 from providers.clients.openai_chat import chat_url
 from providers.errors import ConnectFailed, Misconfigured
 from providers.http import resolve
+from providers.lab.pages import LabPages
+from providers.lab.words import in_words
 from providers.models import Endpoint
 from providers.pool import probe
 from providers.registry import config_of
@@ -116,7 +117,7 @@ class EndpointForm(forms.ModelForm):
             check_stored(config)
         except ConfigRefused as error:
             raise forms.ValidationError(
-                [f"{path}: {text}" if path else text for path, text in error.problems]
+                [f"{path}: {in_words(text)}" if path else in_words(text) for path, text in error.problems]
             ) from None
         _refuse_unstorable(config)
         for path, address in addresses_of(config):
@@ -265,7 +266,7 @@ def _origin(url: str) -> tuple[str, str]:
 
 
 @admin.register(Endpoint)
-class EndpointAdmin(ModelAdmin):
+class EndpointAdmin(LabPages):
     """Staff register, change, try, activate and remove endpoints, each as their permissions allow."""
 
     form = EndpointForm

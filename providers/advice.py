@@ -18,6 +18,23 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
     ),
     "bad_base_url": ("基础 URL 无法使用，请检查。", "The base URL cannot be used. Check it."),
     "bad_endpoint": ("接入点的设置无法使用，请检查。", "The endpoint's settings cannot be used. Check them."),
+    "bad_config": ("配置无法使用，请检查。", "The configuration cannot be used. Check it."),
+    "unknown_section": ("配置里没有这个 API 段。", "The configuration has no such API section."),
+    "unknown_value": ("配置没有声明这个值。", "The configuration does not declare this value."),
+    "missing_base_url": (
+        "配置需要 base_url，而它没有填写。",
+        "The configuration needs base_url, and none is given.",
+    ),
+    "missing_url_value": (
+        "地址中用到的值没有填写，例如模型名称。",
+        "The address needs a value that is not given, such as the model's name.",
+    ),
+    "missing_credential": ("缺少密钥。", "The key is missing."),
+    "bad_convertor": ("转换器不能处理这个值。", "The convertor cannot take this value."),
+    "bad_header_value": (
+        "这个值不能放进请求头。",
+        "This value cannot stand in a header.",
+    ),
     "bad_params": ("参数无法使用，请检查。", "The parameters cannot be used. Check them."),
     "bad_api_key": ("密钥含有不允许的字符，请重新填写。", "The key holds characters no key has. Enter it again."),
     "secret_unreadable": (

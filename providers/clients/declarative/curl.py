@@ -22,6 +22,13 @@ _SECRET_NAMES = frozenset(
     {"authorization", "api-key", "x-api-key", "x-goog-api-key", "apikey", "api_key", "key", "token",
      "access_token", "secret", "x-auth-token", "x-token", "app-key", "x-app-key"}
 )  # fmt: skip
+# What keys look like, wherever they stand: a vendor's prefix, a JSON web token, id.secret, a long hexadecimal.
+_KEY = re.compile(
+    r"(?:\b(?:sk|pk|ak|rk|ck|key|tok|token|app|pat|gsk|xai|bce|hf|ghp|r8)[-_][A-Za-z0-9_+/=.-]{12,}"
+    r"|\bAIza[\w-]{16,}|\bLTAI\w{10,}|\bAK(?:IA|LT)\w{12,}|\beyJ[\w-]{8,}\.[\w-]+"
+    r"|\b[0-9a-f]{32}\.[A-Za-z0-9]{12,}|\b[0-9a-fA-F]{40,}\b|\bBearer\s+\S{8,})"
+)
+_SECRET_PART = re.compile(r"(key|token|secret|passw|auth|sign|cookie|credential)")
 _DROPPED_HEADERS = frozenset(
     {"host", "content-length", "connection", "accept-encoding", "cookie", "transfer-encoding", "user-agent",
      "accept", "content-type"}
@@ -63,7 +70,7 @@ def config_from_curl(command: str) -> tuple[dict[str, Any], list[str]]:
     notes.append(f"the answer is read like that of the ready configuration {shape}: try it with a transcript")
     params: dict[str, Any] = {}
     data = _data(body, shape, params, notes) if body is not None else []
-    path = _literal(parts.path)
+    path = "/".join(_literal(piece, notes) for piece in parts.path.split("/"))
     if shape in ("gemini", "dashscope_app", "ernie"):
         path, count = re.subn(r"(/models/|/apps/|/wenxinworkshop/chat/)[^/:]+", r"\1${model}", path)
         if count:
@@ -73,7 +80,7 @@ def config_from_curl(command: str) -> tuple[dict[str, Any], list[str]]:
         "method": method or ("POST" if data else "GET"),
         "headers": list(_headers(headers, notes)),
         "params": [
-            {"name": name, "value": "${api_key}" if name.lower() in _SECRET_NAMES else _literal(value)}
+            {"name": name, "value": "${api_key}" if _is_secret(name) else _literal(value, notes)}
             for name, value in parse_qsl(parts.query, keep_blank_values=True)
         ],
         "data": data,
@@ -141,15 +148,17 @@ def _headers(headers: list[str], notes: list[str]) -> Iterator[dict[str, Any]]:
             continue
         if folded == "authorization":
             scheme = value.partition(" ")[0] if " " in value or value == "Basic" else ""
+            if not re.fullmatch(r"[A-Za-z][A-Za-z-]{0,14}", scheme):
+                scheme = ""
             item: dict[str, Any] = {"name": name, "value": f"{scheme} ${{api_key}}".strip()}
             if scheme.lower() == "basic":
                 item["convertor"] = "to_base64"
             yield item
-        elif folded in _SECRET_NAMES or re.search(r"(key|token|secret|auth|sign)", folded):
+        elif _is_secret(folded):
             yield {"name": name, "value": "${api_key}"}
             notes.append(f"{name} was taken for the key")
         else:
-            yield {"name": name, "value": _literal(value)}
+            yield {"name": name, "value": _literal(value, notes)}
 
 
 def _data(body: str, shape: str, params: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
@@ -173,34 +182,44 @@ def _data(body: str, shape: str, params: dict[str, Any], notes: list[str]) -> li
             entry |= {"value": "${messages}", "convertor": "to_gemini_contents"}
         elif name in ("systemInstruction", "system_instruction"):
             entry |= {"value": "${messages}", "convertor": "to_gemini_system", "optional": True}
-        elif name in STANDARD_PARAMS:
+        elif name in STANDARD_PARAMS and not _KEY.search(json.dumps(item)):
             params[name] = item
             entry |= {"value": f"${{{name}}}", "optional": True}
-        elif name.lower() in _SECRET_NAMES:
-            entry["value"] = "${api_key}"
-            notes.append(f"{name} was taken for the key")
         else:
-            entry["value"] = _templated(name, item)
-        if name == "model" and isinstance(item, str):
+            entry["value"] = _templated(name, item, notes)
+        if name == "model" and isinstance(item, str) and not _KEY.search(item):
             notes.append(f"the model was {item[:100]}")
         data.append(entry)
     return data
 
 
-def _templated(name: str, value: Any) -> Any:
-    """Return a part of the body with what differs between requests named."""
+def _templated(name: str, value: Any, notes: list[str]) -> Any:
+    """Return a part of the body with what differs between requests named, and a key left out."""
     if name == "messages" and isinstance(value, list):
         return "${messages}"
     if name in ("model", "stream", "user") and isinstance(value, str | bool):
         return f"${{{name}}}"
     if name in ("prompt", "query", "question") and isinstance(value, str):
         return "${prompt}"
+    if isinstance(value, str) and value and _is_secret(name):
+        notes.append(f"{name} was taken for the key")
+        return "${api_key}"
     if isinstance(value, dict):
-        return {key: _templated(key, item) for key, item in value.items()}
+        return {key: _templated(key, item, notes) for key, item in value.items()}
     if isinstance(value, list):
-        return [_templated("", item) for item in value]
-    return _literal(value) if isinstance(value, str) else value
+        return [_templated("", item, notes) for item in value]
+    return _literal(value, notes) if isinstance(value, str) else value
 
 
-def _literal(text: str) -> str:
+def _is_secret(name: str) -> bool:
+    """Return whether what goes by this name may be a key: one too many is mended by hand, one too few is kept."""
+    folded = name.lower().replace("-", "_")
+    return name.lower() in _SECRET_NAMES or bool(_SECRET_PART.search(folded) and "tokens" not in folded)
+
+
+def _literal(text: str, notes: list[str]) -> str:
+    """Return a text that stands for itself, or ${api_key} when it looks like a key."""
+    if _KEY.search(text):
+        notes.append("what looks like a key became ${api_key}")
+        return "${api_key}"
     return text.replace("${", "$${")

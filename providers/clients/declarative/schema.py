@@ -74,7 +74,7 @@ _KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-k
 _SECRET_WORDS = (RESERVED - {"base_url", "url", "host"}) | {
     "key", "app_key", "client_secret", "private_key", "session_token",
 }  # fmt: skip
-_IN_CLEAR = "holds a key in clear: write ${api_key}, and give the key where it is encrypted"
+IN_CLEAR = "holds a key in clear: write ${api_key}, and give the key where it is encrypted"
 _MAX_CONFIG_BYTES = 64 * 1024
 _MAX_DEPTH = 20
 
@@ -274,8 +274,8 @@ class _Parser:
                 self.bad(path, "the name is taken")
             elif key == "values" and name in STANDARD_PARAMS:
                 self.bad(path, "is a parameter of the request: declare it in params")
-            elif key == "values" and _names_a_secret(name) and found[name] not in (None, ""):
-                self.bad(path, _IN_CLEAR)
+            elif key == "values" and names_a_secret(name) and found[name] not in (None, ""):
+                self.bad(path, IN_CLEAR)
             elif key == "params" and (name in RESERVED or name in self.values):
                 self.bad(path, "is reserved: a request must not be able to replace it")
         return dict(found)
@@ -319,8 +319,8 @@ class _Parser:
             else:
                 self.refs(url, _join(path, "url"), explain)
                 literal = "".join(part if isinstance(part, str) else "" for part in url.query)
-                if any(_names_a_secret(name) and value for name, value in parse_qsl(literal)):
-                    self.bad(_join(path, "url"), _IN_CLEAR)
+                if any(names_a_secret(name) and value for name, value in parse_qsl(literal)):
+                    self.bad(_join(path, "url"), IN_CLEAR)
                 if url.base is not None and (url.base.name not in self.values or url.base.rest):
                     self.bad(
                         _join(path, "url"),
@@ -361,8 +361,8 @@ class _Parser:
         return RequestTemplate(url, method.upper(), headers, data, params, sign, is_form)
 
     def literal_header(self, item: Item, where: str) -> None:
-        if item.name.lower() in _KEY_HEADERS and item.value and not _names_a_secret(item.name):
-            self.bad(f"{where}.value", _IN_CLEAR)
+        if item.name.lower() in _KEY_HEADERS and item.value and not names_a_secret(item.name):
+            self.bad(f"{where}.value", IN_CLEAR)
         if not item.value.isascii() or any((ord(c) < 32 and c != "\t") or ord(c) == 127 for c in item.value):
             self.bad(f"{where}.value", "has characters that no header can hold")
 
@@ -407,8 +407,8 @@ class _Parser:
                 self.bad(f"{spot}.value", str(error))
                 continue
             self.refs(value, f"{spot}.value", explain)
-            if isinstance(value, str) and value and _names_a_secret(name):
-                self.bad(f"{spot}.value", _IN_CLEAR)
+            if isinstance(value, str) and value and names_a_secret(name):
+                self.bad(f"{spot}.value", IN_CLEAR)
             items.append(Item(name, value, convertor, self.flag(entry, "optional", spot)))
         return tuple(items)
 
@@ -437,8 +437,8 @@ class _Parser:
             except ValueError as error:
                 self.bad(f"{path}.{key}", str(error))
                 continue
-            if isinstance(settings[key], str) and settings[key] and _names_a_secret(key):
-                self.bad(f"{path}.{key}", _IN_CLEAR)
+            if isinstance(settings[key], str) and settings[key] and names_a_secret(key):
+                self.bad(f"{path}.{key}", IN_CLEAR)
             for ref in refs_of(settings[key]):
                 why = explain(ref)
                 if why is None and ref.name not in self.secrets and ref.name not in self.values:
@@ -694,7 +694,7 @@ class _Parser:
             return None
 
 
-def _names_a_secret(name: str) -> bool:
+def names_a_secret(name: str) -> bool:
     """Return whether what goes by this name is a key."""
     return name.lower().replace("-", "_").removeprefix("x_") in _SECRET_WORDS
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from providers.clients.declarative import configs
-from providers.clients.declarative.schema import Config, ConfigRefused, Mode, parse_config
+from providers.clients.declarative.schema import (
+    IN_CLEAR,
+    Config,
+    ConfigRefused,
+    Mode,
+    names_a_secret,
+    parse_config,
+)
 
 DEFAULT_SECTION = "chat"
 _CHOICES = ("values", "mapi", "mode")
@@ -77,6 +84,11 @@ def _checked(
     problems += [
         (f"values.{name}", f"is not one of {', '.join(sorted(config.values)) or 'none'}")
         for name in sorted(set(values) - set(config.values))
+    ]
+    problems += [
+        (f"values.{name}", IN_CLEAR)
+        for name, value in sorted(values.items())
+        if names_a_secret(name) and value not in (None, "")
     ]
     if mapi not in config.sections:
         problems.append(("mapi", f'"{mapi}" is not one of the API sections {", ".join(config.sections)}'))
