@@ -21,7 +21,7 @@ from unfold.widgets import (
 
 from providers.advice import advice
 from providers.clients.declarative import configs
-from providers.clients.declarative.curl import CurlRefused, config_from_curl
+from providers.clients.declarative.curl import MODEL_WAS, CurlRefused, config_from_curl
 from providers.clients.declarative.lab import DryRun, Transcript, dry_run, read_transcript
 from providers.clients.declarative.pick import compile_path, pick
 from providers.clients.declarative.schema import IN_CLEAR, Config, ConfigRefused
@@ -55,7 +55,11 @@ def _code(rows: int, **attrs: str) -> dict[str, str]:
 class StartForm(forms.Form):
     """Which configuration to begin with: a ready one, or one that an endpoint has."""
 
-    start = forms.ChoiceField(label=_("Begin with"), widget=UnfoldAdminSelectWidget())
+    start = forms.ChoiceField(
+        label=_("Begin with"),
+        widget=UnfoldAdminSelectWidget(),
+        help_text=_("By name it stays short and follows our later versions; the whole text is yours to change."),
+    )
 
     def __init__(self, data: Any = None, *, endpoints: QuerySet[Endpoint]) -> None:
         super().__init__(data)
@@ -106,6 +110,9 @@ class CurlForm(forms.Form):
         if command:
             try:
                 data["config"], data["notes"] = config_from_curl(command)
+                data["model"] = next(
+                    (note.removeprefix(MODEL_WAS) for note in data["notes"] if note.startswith(MODEL_WAS)), ""
+                )
             except CurlRefused as refused:
                 self.add_error("curl", in_words(str(refused)))
         return data
@@ -118,7 +125,7 @@ class LabForm(forms.Form):
         label=_("configuration"),
         max_length=CONFIG_MAX_CHARS,
         strip=False,
-        widget=UnfoldAdminTextareaWidget(attrs=_code(18)),
+        widget=UnfoldAdminTextareaWidget(attrs=_code(10)),
         help_text=_("A configuration, or a ready one by name, as an endpoint keeps it."),
     )
     mapi = forms.CharField(
@@ -183,7 +190,7 @@ class LabForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         """Put together what an endpoint would keep, and check it; each mistake goes to its field."""
         data: dict[str, Any] = super().clean() or self.cleaned_data
-        if "config" not in data or "values" not in data or "mapi" not in data:
+        if "config" not in data:
             return data
         raw, typed = data["config"], {name: data.get(name) for name in ("values", "mapi", "mode")}
         kept = dict(raw) if is_wrapped(raw) else {"config": raw}

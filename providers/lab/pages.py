@@ -63,8 +63,8 @@ class LabPages(ModelAdmin):
         if start.is_bound and start.is_valid():
             form = LabForm(initial={"question": "你好", **start.begin(is_whole=do == "load_whole")})
         elif curl.is_bound and curl.is_valid():
-            config = curl.cleaned_data["config"]
-            form = LabForm(initial={"question": "你好", "config": pretty(config)})
+            config, model = curl.cleaned_data["config"], curl.cleaned_data["model"]
+            form = LabForm(initial={"question": "你好", "config": pretty(config), "model": model})
             context["notes"] = [in_words(note) for note in curl.cleaned_data["notes"]]
             context["to_mend"] = list(_to_mend(config))
         elif do == "try":
@@ -107,6 +107,7 @@ class LabPages(ModelAdmin):
                 "curl_form": curl,
                 "form": form,
                 "take": TAKE,
+                "is_wrong": any(each.errors for each in (start, curl, form)),
                 "may_add": self.has_add_permission(request),
                 **context,
             },

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 from providers.clients.declarative.configs import load
 from providers.clients.declarative.schema import STANDARD_PARAMS
 
+MODEL_WAS = "the model was "
 _MAX_CHARS = 64 * 1024
 _WITH_VALUE = frozenset(
     {"-o", "--output", "-A", "--user-agent", "-e", "--referer", "-m", "--max-time", "--connect-timeout", "-b",
@@ -188,7 +189,7 @@ def _data(body: str, shape: str, params: dict[str, Any], notes: list[str]) -> li
         else:
             entry["value"] = _templated(name, item, notes)
         if name == "model" and isinstance(item, str) and not _KEY.search(item):
-            notes.append(f"the model was {item[:100]}")
+            notes.append(MODEL_WAS + item[:100])
         data.append(entry)
     return data
 
