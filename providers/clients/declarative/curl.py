@@ -13,6 +13,7 @@ from providers.clients.declarative.configs import load
 from providers.clients.declarative.schema import STANDARD_PARAMS
 
 MODEL_WAS = "the model was "
+_TAKEN = "what looks like a key became ${api_key}"
 _MAX_CHARS = 64 * 1024
 _WITH_VALUE = frozenset(
     {"-o", "--output", "-A", "--user-agent", "-e", "--referer", "-m", "--max-time", "--connect-timeout", "-b",
@@ -23,11 +24,12 @@ _SECRET_NAMES = frozenset(
     {"authorization", "api-key", "x-api-key", "x-goog-api-key", "apikey", "api_key", "key", "token",
      "access_token", "secret", "x-auth-token", "x-token", "app-key", "x-app-key"}
 )  # fmt: skip
-# What keys look like, wherever they stand: a vendor's prefix, a JSON web token, id.secret, a long hexadecimal.
+# What keys look like, wherever they stand: a vendor's prefix, a JSON web token, id.secret, a long word.
 _KEY = re.compile(
     r"(?:\b(?:sk|pk|ak|rk|ck|key|tok|token|app|pat|gsk|xai|bce|hf|ghp|r8)[-_][A-Za-z0-9_+/=.-]{12,}"
     r"|\bAIza[\w-]{16,}|\bLTAI\w{10,}|\bAK(?:IA|LT)\w{12,}|\beyJ[\w-]{8,}\.[\w-]+"
-    r"|\b[0-9a-f]{32}\.[A-Za-z0-9]{12,}|\b[0-9a-fA-F]{40,}\b|\bBearer\s+\S{8,})"
+    r"|\b[0-9a-f]{32}\.[A-Za-z0-9]{12,}|\bBearer\s+(?!\$\{)\S{8,}"
+    r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,})"
 )
 _SECRET_PART = re.compile(r"(key|token|secret|passw|auth|sign|cookie|credential)")
 _DROPPED_HEADERS = frozenset(
@@ -71,11 +73,13 @@ def config_from_curl(command: str) -> tuple[dict[str, Any], list[str]]:
     notes.append(f"the answer is read like that of the ready configuration {shape}: try it with a transcript")
     params: dict[str, Any] = {}
     data = _data(body, shape, params, notes) if body is not None else []
-    path = "/".join(_literal(piece, notes) for piece in parts.path.split("/"))
+    path = "/".join(_literal(piece, []) for piece in parts.path.split("/"))
     if shape in ("gemini", "dashscope_app", "ernie"):
         path, count = re.subn(r"(/models/|/apps/|/wenxinworkshop/chat/)[^/:]+", r"\1${model}", path)
         if count:
             notes.append("the model is in the path")
+    if "${api_key}" in path:
+        notes.append(_TAKEN)
     chat: dict[str, Any] = {
         "url": "${base_url}" + path,
         "method": method or ("POST" if data else "GET"),
@@ -90,7 +94,8 @@ def config_from_curl(command: str) -> tuple[dict[str, Any], list[str]]:
     config: dict[str, Any] = {"name": host, "values": {"base_url": f"{parts.scheme}://{netloc}"}}
     if params:
         config["params"] = params
-    return {**config, "chat": {key: value for key, value in chat.items() if value != []}}, notes
+    config["chat"] = {key: value for key, value in chat.items() if value != []}
+    return _without_key_names(config), [_KEY.sub("•••", note) for note in notes]
 
 
 def _take_apart(command: str) -> tuple[str | None, str, list[str], str | None, list[str]]:
@@ -212,6 +217,18 @@ def _templated(name: str, value: Any, notes: list[str]) -> Any:
     return _literal(value, notes) if isinstance(value, str) else value
 
 
+def _without_key_names(value: Any) -> Any:
+    """Return a configuration in which no name is a key: values were seen to, but it may stand before the colon."""
+    if isinstance(value, dict):
+        return {
+            _KEY.sub("a_key", name): _KEY.sub("a_key", item)
+            if name == "name" and isinstance(item, str)
+            else _without_key_names(item)
+            for name, item in value.items()
+        }
+    return [_without_key_names(item) for item in value] if isinstance(value, list) else value
+
+
 def _is_secret(name: str) -> bool:
     """Return whether what goes by this name may be a key: one too many is mended by hand, one too few is kept."""
     folded = name.lower().replace("-", "_")
@@ -221,6 +238,6 @@ def _is_secret(name: str) -> bool:
 def _literal(text: str, notes: list[str]) -> str:
     """Return a text that stands for itself, or ${api_key} when it looks like a key."""
     if _KEY.search(text):
-        notes.append("what looks like a key became ${api_key}")
+        notes.append(_TAKEN)
         return "${api_key}"
     return text.replace("${", "$${")

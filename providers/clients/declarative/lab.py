@@ -86,7 +86,7 @@ def read_transcript(data: bytes) -> Transcript:
             if isinstance(case, dict) and isinstance(case.get("bytes_base64"), str):
                 body = base64.b64decode(case["bytes_base64"])
                 return Transcript(body, int(case.get("http_status", 200)), str(case.get("content_type", "")))
-        except (ValueError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             pass  # then it is a body
     return Transcript(data)
 

@@ -230,6 +230,7 @@ CURL = (
             "auth": {"pass_word": f"{CANARY}7", "deep": [f"{CANARY}8"]},
             "user": f"{CANARY}9",
             "stop": f"{CANARY}10",
+            f"{CANARY}11": 1,
         }
     )
     + "'"

@@ -82,6 +82,8 @@ def test_a_transcript_is_a_body_or_what_curl_prints_or_a_kept_case() -> None:
     assert read_transcript(head) == Transcript(b"{}", 429, "application/json")
     assert read_transcript(b"HTTP/2 200\ncontent-type: text/event-stream\n\ndata: x\n\n").body == b"data: x\n\n"
     assert read_transcript(b'{"a":1}') == Transcript(b'{"a":1}')
+    for odd in (b'{"bytes_base64":"e30=","http_status":null}', b'{"bytes_base64":'):
+        assert read_transcript(odd) == Transcript(odd)
     assert read_transcript(b"data: x\n\n") == Transcript(b"data: x\n\n")
     assert case("61_json_body_instead_of_sse").content_type == "application/json"
 
