@@ -107,7 +107,7 @@ def addresses_of(stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     is_ready = "ready" in stored
     templates = [("auth", config.auth.request)] if config.auth is not None else []
     templates += [(name, section.request) for name, section in config.sections.items()]
-    own = values if is_ready else config.values
+    own = values if is_ready else {**config.values, **values}
     for path, template in templates:
         if template.url.base is None:
             if not is_ready:
