@@ -124,7 +124,7 @@ class EndpointForm(forms.ModelForm):
             try:
                 refusal = _refusal_of(check_base_url(address))
             except ValueError as error:
-                refusal = str(error)
+                refusal = in_words(str(error))
             except ConnectFailed:
                 continue  # Nobody knows the name today: it is looked up, and its address checked, at each call.
             if refusal is not None:

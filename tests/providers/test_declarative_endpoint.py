@@ -122,3 +122,19 @@ def test_a_section_called_config_is_no_wrapper() -> None:
     whole["values"] = {"base_url": None}
     whole["params"] = {"stream_options": None}
     assert set(check_stored(whole).config.sections) == {"config", "chat"}
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        ({"ready": "openai", "values": {"base_url": "http://10.0.0.5/v1"}}, "values.base_url"),
+        ({"config": load("openai"), "values": {"base_url": "http://10.0.0.5/v1"}}, "values.base_url"),
+        ({"config": {**load("openai"), "values": {"base_url": "http://10.0.0.5/v1"}}}, "config.values.base_url"),
+        ({"config": {"name": "内网", "chat": {
+            "url": "http://10.0.0.5/v1", "resp": [{"name": "content", "value": "t"}]}}}, "config.chat.url"),
+    ],
+)  # fmt: skip
+def test_a_private_address_is_refused_wherever_the_stored_form_says_it(config: Any, path: str) -> None:
+    filled = form(config)
+    assert not filled.is_valid()
+    assert filled.errors["config"][0].startswith(f"{path}: ")

@@ -105,12 +105,15 @@ def addresses_of(stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     checked = check_stored(stored)
     config, values = checked.config, checked.values
     is_ready = "ready" in stored
+    inside = "config." if not is_ready and is_wrapped(stored) else ""
     templates = [("auth", config.auth.request)] if config.auth is not None else []
     templates += [(name, section.request) for name, section in config.sections.items()]
-    own = values if is_ready else {**config.values, **values}
     for path, template in templates:
-        if template.url.base is None:
+        base = template.url.base
+        if base is None:
             if not is_ready:
-                yield f"{path}.url", template.url.origin
-        elif isinstance(address := own.get(template.url.base.name), str) and address:
-            yield f"values.{template.url.base.name}", address
+                yield f"{inside}{path}.url", template.url.origin
+        elif isinstance(address := values.get(base.name), str) and address:
+            yield f"values.{base.name}", address
+        elif not is_ready and isinstance(address := config.values.get(base.name), str) and address:
+            yield f"{inside}values.{base.name}", address

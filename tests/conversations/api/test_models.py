@@ -159,6 +159,27 @@ def test_the_scripted_dialect_knows_its_parameters(boss: Api, params: Any) -> No
     assert boss("POST", "", {"name": "剧", "dialect": "scripted", "params": script})[0] == 201
 
 
+def test_a_declarative_endpoint_chooses_its_section_and_mode(boss: Api) -> None:
+    given = {"name": "按配置", "dialect": "declarative", "model": "m"}
+    config = {
+        "ready": "anthropic_x_api_key",
+        "values": {"anthropic_version": "2024-01-01"},
+        "mapi": "whole",
+        "mode": "whole",
+    }
+    status, made = boss("POST", "", {**given, "config": config})
+    assert (status, made["config"]) == (201, config)
+    for wrong, path in (
+        ({"mapi": "embeddings"}, "mapi"),
+        ({"mode": "poll"}, "mode"),
+        ({"values": {"x": 1}}, "values.x"),
+    ):
+        errors = refusal(boss("PATCH", f"/{made['id']}", {"config": {**config, **wrong}}))
+        assert list(errors) == ["config"]
+        assert errors["config"][0].startswith(f"{path}: ")
+    assert Endpoint.objects.get().config == config
+
+
 def test_a_key_does_not_follow_to_another_host_and_can_be_removed(boss: Api) -> None:
     made = make(boss)
     moved = {"baseUrl": "http://127.0.0.1:8888/v1"}
