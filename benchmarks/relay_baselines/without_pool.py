@@ -4,7 +4,6 @@ Only for measuring (benchmarks/pool_cost.py). Everything else is the product's o
 out is named here, and a name that is not there any more stops the start instead of measuring nothing.
 """
 
-import asyncio
 import os
 import re
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ from typing import Any
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
 
 from chatsite.asgi import application as product
-from conversations.generation import actions, store
+from conversations.generation import actions, ledger, store
 from conversations.generation import engine as engines
+from providers import pool as pools
 from providers.base import ChatProvider
 from providers.errors import ProviderError
 from providers.pool import Breaker, Pool
@@ -54,57 +54,50 @@ class NoBreaker(Breaker):
 class OneEndpoint(Pool):
     """Always the first endpoint, with one client and no health, limits, budget or choice."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         self._health = NoBreaker()
         self._only: ChatProvider | None = None
 
     def count_reply(self) -> None:
         """Count nothing."""
 
-    def attempts(self, snapshot: Snapshot) -> Iterator[EndpointConfig]:
+    def attempts(self, snapshot: Snapshot, *more: Any, **named: Any) -> Iterator[EndpointConfig]:
         """Return the first endpoint alone."""
         return iter(snapshot.endpoints[:1])
 
-    def breaker(self, endpoint: EndpointConfig) -> Breaker:
+    def breaker(self, endpoint: EndpointConfig, *more: Any, **named: Any) -> Breaker:
         """Return the health that is none."""
         return self._health
 
-    def provider_for(self, endpoint: EndpointConfig) -> ChatProvider:
+    def provider_for(self, endpoint: EndpointConfig, *more: Any, **named: Any) -> ChatProvider:
         """Return the only client."""
         if self._only is None:
-            self._only = super().provider_for(endpoint)
+            self._only = super().provider_for(endpoint, *more, **named)
         return self._only
 
 
-class BareEngine(engines.Engine):
-    """Counts and prices nothing for the ledger."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        if not isinstance(self._pool, Pool):
-            raise LookupError("the engine's pool")
-        self._pool = OneEndpoint()
-
-    def _ledger_values(self, run: Any) -> dict[str, Any]:
-        return {"worker": run.worker_id}
-
-    @staticmethod
-    def _estimated_cost(run: Any) -> dict[str, Any]:
-        return NOTHING_COUNTED
-
-    def _live_endpoints(self) -> dict[str, int]:
-        return {}
+def worker_alone(run: Any) -> dict[str, Any]:
+    """Return what the seal needs even without a ledger."""
+    return {"worker": run.worker_id}
 
 
-for name in ("_ledger_values", "_estimated_cost", "_live_endpoints"):
-    getattr(engines.Engine, name)
-actions._SEND = without(actions._SEND, "ledger")
-store.SEAL = without(store.SEAL, "used", "ledger")
+def replace(owner: Any, name: str, other: Any) -> None:
+    """Put something else in the place of a name that has to be there."""
+    getattr(owner, name)
+    setattr(owner, name, other)
+
+
+replace(pools, "Pool", OneEndpoint)
+replace(ledger, "ledger_values", worker_alone)
+replace(ledger, "estimated_cost", lambda run: NOTHING_COUNTED)
+replace(engines.Engine, "_live_endpoints", lambda engine: {})
+replace(actions, "_SEND", without(actions._SEND, "ledger"))
+replace(store, "SEAL", without(store.SEAL, "used", "ledger"))
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Serve the product; its engine is made here, before the product asks for one."""
-    if scope["type"] == "lifespan":
-        engines._engines[asyncio.get_running_loop()] = BareEngine()
+    """Serve the product, if its engine is made as expected."""
+    if scope["type"] == "lifespan" and not isinstance(engines.engine()._pool, OneEndpoint):
+        raise LookupError("the engine's pool")
     await product(scope, receive, send)
