@@ -16,12 +16,15 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import LiteralString
 
 from benchmarks.lib import report as reports
 from benchmarks.relay_baselines.product import Database, Product
 from benchmarks.relay_baselines.tools import Load, Missing, Outcome, Target, Tools, find_tools
 
 MOST = 1.05
+COUNT: LiteralString = "SELECT count(*) FROM"
+REPLIES: LiteralString = "conversations_message WHERE role = 'assistant'"
 WARM = Load(streams=30, tokens=60, warm_seconds=0)
 
 
@@ -103,6 +106,13 @@ def main(arguments: argparse.Namespace) -> int:
         load = Load(arguments.streams, arguments.tokens, warm_seconds=0)
         report.figure("endpoints, streams x tokens", f"{arguments.endpoints}, {load.streams} x {load.tokens}")
         measure(report, tools, targets, arguments.rounds, load)
+        counted = [
+            (database.count(f"{COUNT} conversations_generation"), database.count(f"{COUNT} {REPLIES}"))
+            for database in databases
+        ]
+        (full_rows, full_replies), (bare_rows, bare_replies) = counted
+        is_so = full_rows == full_replies > 0 == bare_rows < bare_replies
+        report.check("each reply has its row in the ledger of the one, none in the other's", is_so, counted)
     finally:
         for product in started:
             product.stop()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 
@@ -72,10 +73,12 @@ class Database:
 
     def clients(self, application: str) -> int:
         """Return how many connections one server holds, by the name it gives itself."""
+        return self.count("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", application)
+
+    def count(self, statement: LiteralString, *values: str) -> int:
+        """Return the number that a statement gives."""
         with psycopg.connect(self.url) as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [application]
-            ).fetchone()
+            row = connection.execute(statement, values).fetchone()
         return row[0] if row else 0
 
     def stop(self) -> None:
