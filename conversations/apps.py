@@ -8,3 +8,10 @@ class ConversationsConfig(AppConfig):
 
     name = "conversations"
     verbose_name = "聊天"
+
+    def ready(self) -> None:
+        """Tell the registry, which knows endpoints and no sites, who may use them."""
+        from conversations.tenancy.grants import load_grants  # models are there only now
+        from providers.registry import ask_for_grants
+
+        ask_for_grants(load_grants)

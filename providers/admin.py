@@ -33,7 +33,7 @@ from providers.errors import ConnectFailed, Misconfigured
 from providers.http import resolve
 from providers.lab.pages import LabPages
 from providers.lab.words import in_words
-from providers.models import Endpoint
+from providers.models import Endpoint, origin_of
 from providers.pool import probe
 from providers.registry import config_of
 from providers.types import storable
@@ -44,16 +44,29 @@ _SCRIPT_KEYS = {"script", "step_seconds"}
 _STEP_KEYS = {"text", "reasoning", "sleep", "error", "finish", "cut"}
 
 
+def checked_key(key: str) -> str:
+    """Return a key that can stand in a header, or "". Raises: ValidationError, which never repeats it."""
+    if key and not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise forms.ValidationError(_("A key has no spaces, line ends or special characters. Copy it again."))
+    return key
+
+
+class KeyField(forms.CharField):
+    """A field that takes a key and never shows one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}, render_value=False)
+        super().__init__(**{"required": False, "strip": True, "max_length": 4096, "widget": widget, **kwargs})
+
+    def clean(self, value: Any) -> str:
+        """Return the key, or ""."""
+        return checked_key(super().clean(value))
+
+
 class EndpointForm(forms.ModelForm):
     """An endpoint with a key field that only takes."""
 
-    api_key = forms.CharField(
-        label=_("API key"),
-        required=False,
-        strip=True,
-        max_length=4096,
-        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}, render_value=False),
-    )
+    api_key = KeyField(label=_("API key"))
     clear_api_key = forms.BooleanField(
         label=_("Remove the stored key"), required=False, widget=UnfoldBooleanSwitchWidget()
     )
@@ -66,6 +79,7 @@ class EndpointForm(forms.ModelForm):
             "base_url",
             "model",
             "is_active",
+            "is_shared",
             "priority",
             "weight",
             "concurrency_max",
@@ -87,13 +101,6 @@ class EndpointForm(forms.ModelForm):
         self.fields["api_key"].help_text = (
             _("Stored: %(mask)s. Leave empty to keep it.") % {"mask": mask} if mask else _("None is stored.")
         )
-
-    def clean_api_key(self) -> str:
-        """Return the key, refusing what could not stand in a header; the message never repeats it."""
-        key: str = self.cleaned_data["api_key"]
-        if key and not re.fullmatch(r"[\x21-\x7e]+", key):
-            raise forms.ValidationError(_("A key has no spaces, line ends or special characters. Copy it again."))
-        return key
 
     def clean_params(self) -> dict[str, Any]:
         """Return the parameters, an object without the fields that are ours."""
@@ -169,7 +176,7 @@ class EndpointForm(forms.ModelForm):
         if key and clear:
             self.add_error("clear_api_key", _("Either a new key or none."))
         old_url = _url_called(self.initial)
-        is_moved = "base_url" in data and _origin(_url_called(data)) != _origin(old_url)
+        is_moved = "base_url" in data and origin_of(_url_called(data)) != origin_of(old_url)
         if Endpoint.Dialect.DECLARATIVE in (data.get("dialect"), self.initial.get("dialect")):
             # Where the key goes is said anywhere in the configuration: whatever changes, it is entered again.
             old_url = old_url or "configured"
@@ -257,14 +264,6 @@ def _is_pause(seconds: Any) -> bool:
     return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= 3600
 
 
-def _origin(url: str) -> tuple[str, str]:
-    try:
-        parts = urlsplit(url.strip())
-    except ValueError:
-        return ("", "")
-    return (parts.scheme, parts.netloc.lower())
-
-
 @admin.register(Endpoint)
 class EndpointAdmin(LabPages):
     """Staff register, change, try, activate and remove endpoints, each as their permissions allow."""
@@ -276,7 +275,7 @@ class EndpointAdmin(LabPages):
     actions = ["activate", "deactivate", "try_out"]
     readonly_fields = ["created_at", "updated_at", "tested_at", "test_ok"]
     fieldsets = [
-        (None, {"fields": ["name", "is_active", "dialect", "base_url", "model", "api_key", "clear_api_key"]}),
+        (None, {"fields": ["name", "is_active", "dialect", "base_url", "model", "api_key", "clear_api_key", "is_shared"]}),
         (_("Choice"), {"fields": ["priority", "weight", "concurrency_max", "requests_per_minute"]}),
         (_("Prices"), {"fields": ["input_micros_per_million", "output_micros_per_million"]}),
         (

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import connections, models, router, transaction
@@ -11,6 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from providers.clients.dashscope_app import BASE_URL
 from providers.credentials import Secret, decrypt, encrypt, mask
 
 REGISTRY_CHANNEL = "providers_registry"  # NOTIFY carries the new revision
@@ -31,25 +35,53 @@ class RegistryRevision(models.Model):
         return str(self.revision)
 
 
-def bump_revision(using: str = "default") -> int:
-    """Return the new revision, having told the listeners; both become visible with the caller's commit."""
+def bump_revision(using: str = "default", *, are_endpoints_changed: bool = True) -> int:
+    """Return the new revision, having told the listeners; both become visible with the caller's commit.
+
+    The endpoints are kept with it, so that it can be brought back, unless it is not they that changed.
+    """
     with connections[using].cursor() as cursor:
         cursor.execute(
             "INSERT INTO providers_registry_revision (id, revision) VALUES (1, 1) "
             "ON CONFLICT (id) DO UPDATE SET revision = providers_registry_revision.revision + 1 RETURNING revision"
         )
         revision = int(cursor.fetchone()[0])
-        cursor.execute(
-            "INSERT INTO providers_endpoint_revision (revision, endpoints, created_at)"
-            " SELECT %s, coalesce(jsonb_agg(to_jsonb(endpoint) ORDER BY endpoint.id), '[]'), clock_timestamp()"
-            "   FROM providers_endpoint endpoint"
-            " ON CONFLICT (revision) DO UPDATE"
-            "    SET endpoints = excluded.endpoints, created_at = excluded.created_at",
-            [revision],
-        )
-        cursor.execute("DELETE FROM providers_endpoint_revision WHERE revision <= %s", [revision - REVISIONS_KEPT])
+        if are_endpoints_changed:
+            cursor.execute(
+                "INSERT INTO providers_endpoint_revision (revision, endpoints, created_at)"
+                " SELECT %s, coalesce(jsonb_agg(to_jsonb(endpoint) ORDER BY endpoint.id), '[]'), clock_timestamp()"
+                "   FROM providers_endpoint endpoint"
+                " ON CONFLICT (revision) DO UPDATE"
+                "    SET endpoints = excluded.endpoints, created_at = excluded.created_at",
+                [revision],
+            )
+            # By count: revisions at which something else changed are not among them.
+            cursor.execute(
+                "DELETE FROM providers_endpoint_revision WHERE revision <="
+                " (SELECT revision FROM providers_endpoint_revision ORDER BY revision DESC OFFSET %s LIMIT 1)",
+                [REVISIONS_KEPT],
+            )
         cursor.execute("SELECT pg_notify(%s, %s)", [REGISTRY_CHANNEL, str(revision)])
     return revision
+
+
+class KeyedModel(models.Model):
+    """A row with one secret: its ciphertext, and the mask that may be shown. `rotate_keys` finds them all."""
+
+    api_key_encrypted = models.TextField(blank=True, default="", editable=False)
+    api_key_mask = models.CharField(_("API key"), max_length=20, blank=True, default="", editable=False)
+
+    class Meta:
+        abstract = True
+
+    def set_api_key(self, key: str) -> None:
+        """Take a new key: keep its ciphertext and its mask, nothing else. Does not save."""
+        self.api_key_encrypted = encrypt(key)
+        self.api_key_mask = mask(key)
+
+    def api_key(self) -> Secret:
+        """Return the key. Raises Misconfigured when it was encrypted with a key we do not have."""
+        return decrypt(self.api_key_encrypted)
 
 
 class EndpointRevision(models.Model):
@@ -92,8 +124,8 @@ class EndpointQuerySet(models.QuerySet["Endpoint"]):
         return created
 
 
-class Endpoint(models.Model):
-    """One model behind one URL with one key. Shared by all sites: only superusers see it."""
+class Endpoint(KeyedModel):
+    """One model behind one URL with one key of its own. Who else has a key for it is not known here."""
 
     class Dialect(models.TextChoices):
         """The language an endpoint speaks."""
@@ -113,9 +145,13 @@ class Endpoint(models.Model):
     )
     # Of a DashScope application: its id.
     model = models.CharField(_("model"), max_length=200, blank=True)
-    api_key_encrypted = models.TextField(blank=True, default="", editable=False)
-    api_key_mask = models.CharField(_("API key"), max_length=20, blank=True, default="", editable=False)
     is_active = models.BooleanField(_("active"), default=True)
+    is_shared = models.BooleanField(
+        _("for every site"),
+        default=True,
+        db_default=True,
+        help_text=_("Off: only the sites listed below may use it."),
+    )
     priority = models.PositiveSmallIntegerField(
         _("priority"),
         default=10,
@@ -230,14 +266,18 @@ class Endpoint(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    def set_api_key(self, key: str) -> None:
-        """Take a new key: keep its ciphertext and its mask, nothing else. Does not save."""
-        self.api_key_encrypted = encrypt(key)
-        self.api_key_mask = mask(key)
+    @property
+    def key_target(self) -> str:
+        """A word for where a key sent to this endpoint goes: keys of others are good for that place alone.
 
-    def api_key(self) -> Secret:
-        """Return the key. Raises Misconfigured when it was encrypted with a key we do not have."""
-        return decrypt(self.api_key_encrypted)
+        The host; of a declarative endpoint all of its configuration, which may name hosts anywhere.
+        """
+        default = BASE_URL if self.dialect == Endpoint.Dialect.DASHSCOPE_APP else ""
+        place: list[Any] = [*origin_of(self.base_url or default)]
+        if self.dialect == Endpoint.Dialect.DECLARATIVE:
+            place = [self.base_url, self.config]
+        text = json.dumps(place, sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def note_test(self, *, is_ok: bool) -> None:
         """Keep how a test went. No change of the endpoint: no new revision."""
@@ -265,9 +305,20 @@ class Endpoint(models.Model):
         return counts
 
 
+def origin_of(url: str) -> tuple[str, str]:
+    """Return scheme and host of a URL, empty when it is none."""
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:
+        return ("", "")
+    return (parts.scheme, parts.netloc.lower())
+
+
 def restore_revision(revision: int) -> int:
     """Return the new revision, at which all endpoints are what they were at this earlier one.
 
+    What others hang on endpoints (who may use them, with which key) is no part of it: it goes with rows that go,
+    stays with rows that stay, and does not come back with rows that do.
     Rows that were added since go, rows that were deleted come back with their ids and keys. Replies under way
     keep what they have.
     Raises: EndpointRevision.DoesNotExist, when it is not kept any more.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from providers.clients.declarative.client import provider_from_config
 from providers.clients.declarative.stored import check_stored
 from providers.clients.openai_chat import OpenAIChatProvider
 from providers.clients.scripted import ScriptedProvider
+from providers.credentials import Secret
 from providers.http import close_shared_clients, new_client, shared_client
 from providers.registry import EndpointConfig, Snapshot, policy_from_settings
 from providers.types import ChatMessage, ChatRequest, Delta, Finished, Usage
@@ -36,13 +37,18 @@ RETRY_PAUSE_SECONDS = 0.3
 RETRY_AFTER_MAX_SECONDS = 3.0
 RETRY_BUDGET = 10.0
 RETRY_EARNED = 0.1
+CREDENTIALS_KEPT = 1024
 # What says nothing about the endpoint's health: the question or its answer was at fault.
 _NOT_ITS_FAULT = (errors.BadRequest, errors.ContentBlocked, errors.ReplyTooLong)
 
 
+# Who is told no, or cannot ask, may hold the wrong key or an empty account: others may fare better.
+_ABOUT_THE_KEY = (errors.Refused, errors.Misconfigured)
+
+
 @dataclass(slots=True)
 class Breaker:
-    """The health of one endpoint as this process sees it.
+    """The health of one endpoint, or of one key there, as this process sees it.
 
     Closed: calls go through. After FAILURES_TO_OPEN failures in a row it opens: the endpoint is left alone
     for a while, twice as long each time. Then one call may probe (half-open): success closes it, failure opens it.
@@ -122,6 +128,62 @@ class Breaker:
             self.is_probing = False
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a call depends on: the line to the endpoint, for whoever calls, and the key that it is called with.
+
+    An outage rests the line, for all. A refusal rests the key: nobody pays for another's wrong or empty one.
+    """
+
+    line: Breaker
+    key: Breaker
+
+    @property
+    def state(self) -> str:
+        """`closed`, `open` or `half-open`: the worse of the two."""
+        return max(self.line.state, self.key.state, key=("closed", "half-open", "open").index)
+
+    @property
+    def live(self) -> int:
+        """How many calls are under way at the endpoint, with whatever key."""
+        return self.line.live
+
+    @property
+    def failures(self) -> int:
+        """How many failures in a row there were."""
+        return self.line.failures + self.key.failures
+
+    def allows(self) -> bool:
+        """Return whether a call may go through now."""
+        return self.line.allows() and self.key.allows()
+
+    def begin(self) -> bool:
+        """Count a call in; return whether it is a probe."""
+        probes = [self.line.begin(), self.key.begin()]
+        return any(probes)
+
+    def end(self, *, is_probe: bool = False) -> None:
+        """Count a call out, whatever came of it."""
+        self.line.end(is_probe=is_probe)
+        self.key.end(is_probe=is_probe)
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Count a call in, and out at the end. Entered before anything is awaited: others choose meanwhile."""
+        with self.line.call(), self.key.call():
+            yield
+
+    def succeeded(self) -> None:
+        """The endpoint gave a token or a whole reply."""
+        self.line.succeeded()
+        self.key.succeeded()
+
+    def failed(self, error: errors.ProviderError) -> None:
+        """The endpoint failed before it gave anything."""
+        is_about_the_key = isinstance(error, _ABOUT_THE_KEY) or error.code == "no_token"
+        (self.key if is_about_the_key else self.line).failed(error)
+
+
 class Pool:
     """Chooses endpoints and keeps their clients. One per process; used on one event loop, without locks."""
 
@@ -133,8 +195,10 @@ class Pool:
     ) -> None:
         self._client = client or (lambda: shared_client(policy_from_settings()))
         self._clock = clock
-        self._breakers: dict[str, Breaker] = {}
-        self._providers: dict[str, tuple[EndpointConfig, ChatProvider]] = {}
+        self._lines: dict[str, Breaker] = {}
+        # By endpoint and credential, the latest last: keys of people are many, and only those in use are kept.
+        self._keys: OrderedDict[tuple[str, str], tuple[Secret | None, Breaker]] = OrderedDict()
+        self._providers: OrderedDict[tuple[str, str], tuple[EndpointConfig, ChatProvider]] = OrderedDict()
         self._budget = RETRY_BUDGET
         self.workers = 1
         """How many workers share the limits of the endpoints, as the last heartbeat said."""
@@ -144,11 +208,11 @@ class Pool:
 
         Shares are equal, and at least one call: a limit below the number of workers is not kept exactly.
         """
-        breaker = self.breaker(endpoint)
+        line = self._line(endpoint)
         at_once, per_minute = endpoint.concurrency_max, endpoint.requests_per_minute
-        if at_once is not None and breaker.live >= max(1, at_once // self.workers):
+        if at_once is not None and line.live >= max(1, at_once // self.workers):
             return False
-        return per_minute is None or breaker.calls_in_a_minute() < max(1, per_minute // self.workers)
+        return per_minute is None or line.calls_in_a_minute() < max(1, per_minute // self.workers)
 
     def count_reply(self) -> None:
         """Count a reply that is asked for: ten of them earn one retry."""
@@ -189,35 +253,61 @@ class Pool:
                 ]
                 if not candidates:
                     break
-                best = min(
-                    candidates,
-                    key=lambda e: (e.priority, (self.breaker(e).live + 1) / e.weight, self.breaker(e).failures),
-                )
+                best = min(candidates, key=self._rank)
                 tried.add(best.key)
                 yield best
 
     def provider_for(self, endpoint: EndpointConfig) -> ChatProvider:
         """Return the client of this endpoint, made once per configuration."""
-        kept = self._providers.get(endpoint.key)
+        place = endpoint.key_and_credential
+        kept = self._providers.get(place)
         if kept is None or kept[0] != endpoint:
-            kept = self._providers[endpoint.key] = (endpoint, self._new_provider(endpoint))
+            kept = self._providers[place] = (endpoint, self._new_provider(endpoint))
+        self._providers.move_to_end(place)
+        while len(self._providers) > CREDENTIALS_KEPT:
+            self._providers.popitem(last=False)  # Who is using it holds it.
         return kept[1]
 
-    def breaker(self, endpoint: EndpointConfig) -> Breaker:
-        """Return the health of this endpoint; the caller reports to it: begin, succeeded or failed, end."""
-        breaker = self._breakers.get(endpoint.key)
-        if breaker is None:
-            breaker = self._breakers[endpoint.key] = Breaker(self._clock)
-        return breaker
+    def breaker(self, endpoint: EndpointConfig) -> Health:
+        """Return the health of this endpoint with its key; the caller reports: begin, succeeded or failed, end."""
+        place = endpoint.key_and_credential
+        kept = self._keys.get(place)
+        if kept is None or not (kept[0] is endpoint.api_key or kept[0] == endpoint.api_key):
+            # Another key than before begins anew: it was changed because the old one was refused, perhaps.
+            kept = self._keys[place] = (endpoint.api_key, Breaker(self._clock))
+        self._keys.move_to_end(place)
+        while len(self._keys) > CREDENTIALS_KEPT:
+            self._keys.popitem(last=False)  # Calls under way report to what they hold.
+        return Health(self._line(endpoint), kept[1])
+
+    def _rank(self, endpoint: EndpointConfig) -> tuple[int, float, int]:
+        health = self.breaker(endpoint)
+        return (endpoint.priority, (health.live + 1) / endpoint.weight, health.failures)
+
+    def _line(self, endpoint: EndpointConfig) -> Breaker:
+        line = self._lines.get(endpoint.key)
+        if line is None:
+            line = self._lines[endpoint.key] = Breaker(self._clock)
+        return line
 
     def forget_missing(self, snapshot: Snapshot) -> None:
-        """Drop clients and breakers of endpoints that are gone; running replies keep the client they hold.
+        """Drop clients and breakers of endpoints and keys that are gone; running replies keep what they hold.
 
-        A breaker with replies under way stays: should the endpoint come back, they count against its limit.
+        A line with replies under way stays: should the endpoint come back, they count against its limit.
+        Keys that no snapshot knows, those of people, are dropped each time: they come with the next reply.
         """
-        keys = {endpoint.key for endpoint in snapshot.endpoints}
-        self._providers = {key: kept for key, kept in self._providers.items() if key in keys}
-        self._breakers = {key: kept for key, kept in self._breakers.items() if key in keys or kept.live}
+        keys = {endpoint.key: {""} for endpoint in snapshot.endpoints}
+        for grants in snapshot.grants.values():
+            for endpoint_id, grant in grants.items():
+                keys.get(f"row:{endpoint_id}", set()).add(grant.credential)
+
+        def is_there(place: tuple[str, str]) -> bool:
+            return place[1] in keys.get(place[0], ())
+
+        for places in (self._providers, self._keys):
+            for place in [place for place in places if not is_there(place)]:
+                del places[place]  # type: ignore[attr-defined]
+        self._lines = {key: line for key, line in self._lines.items() if key in keys or line.live}
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""

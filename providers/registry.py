@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -37,7 +37,10 @@ Dialect = Literal["openai", "dashscope_app", "declarative", "scripted"]
 
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
-    """Everything a worker needs to call one endpoint. id is None when it is not a row."""
+    """Everything a worker needs to call one endpoint. id is None when it is not a row.
+
+    `credential` says whose key it is called with: "" is the endpoint's own.
+    """
 
     id: int | None
     name: str
@@ -55,6 +58,8 @@ class EndpointConfig:
     requests_per_minute: int | None = None
     input_micros_per_million: int | None = None
     output_micros_per_million: int | None = None
+    is_shared: bool = True
+    credential: str = ""
 
     def cost_micros(self, input_tokens: int, output_tokens: int) -> int | None:
         """Return what so many tokens cost, in millionths of the currency; None when no price is known."""
@@ -79,6 +84,25 @@ class EndpointConfig:
         """What this endpoint is called across snapshots: its row, or its name."""
         return f"row:{self.id}" if self.id is not None else self.name
 
+    @property
+    def key_and_credential(self) -> tuple[str, str]:
+        """What this endpoint is called with this key: health of the key, and client, are its own."""
+        return (self.key, self.credential)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to use an endpoint, perhaps with another key than its own; without leave to use its own, then."""
+
+    credential: str = ""
+    api_key: Secret | None = None
+    is_usable: bool = True
+    """False: there is a key, and it cannot be read, or was not given for this host. No other one replaces it."""
+
+
+Grants = Mapping[int, Mapping[int, Grant]]
+"""Holder → endpoint id → grant. Holders are those who may use endpoints: numbers, as far as this room knows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -86,6 +110,38 @@ class Snapshot:
 
     revision: int
     endpoints: tuple[EndpointConfig, ...]
+    grants: Grants = field(default_factory=lambda: MappingProxyType({}))
+    _views: dict[int | None, Snapshot] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def of(self, holder: int) -> Snapshot:
+        """Return what this holder may use, with the keys it is to use; made once for each holder with grants."""
+        grants = self.grants.get(holder, {})
+        place = holder if grants else None
+        view = self._views.get(place)
+        if view is None:
+            usable = [e for e in self.endpoints if e.id is None or e.is_shared or e.id in grants]
+            view = self
+            if grants or len(usable) < len(self.endpoints):
+                view = Snapshot(self.revision, _with_keys(usable, grants))
+            self._views[place] = view
+        return view
+
+    def with_keys(self, grants: Mapping[int, Grant]) -> Snapshot:
+        """Return the same endpoints, some of them with these other keys."""
+        return Snapshot(self.revision, _with_keys(self.endpoints, grants)) if grants else self
+
+
+def _with_keys(
+    endpoints: Sequence[EndpointConfig], grants: Mapping[int, Grant]
+) -> tuple[EndpointConfig, ...]:
+    found: list[EndpointConfig] = []
+    for endpoint in endpoints:
+        grant = grants.get(endpoint.id) if endpoint.id is not None else None
+        if grant is None or (grant.is_usable and grant.api_key is None):
+            found.append(endpoint)
+        elif grant.is_usable:
+            found.append(replace(endpoint, api_key=grant.api_key, credential=grant.credential))
+    return tuple(found)
 
 
 def clocks_from_settings() -> Clocks:
@@ -164,6 +220,7 @@ def config_of(row: Endpoint) -> EndpointConfig:
         requests_per_minute=row.requests_per_minute,
         input_micros_per_million=row.input_micros_per_million,
         output_micros_per_million=row.output_micros_per_million,
+        is_shared=row.is_shared,
     )
 
 
@@ -178,12 +235,29 @@ def _checked_config(row: Endpoint) -> Mapping[str, Any]:
     return MappingProxyType(dict(row.config))
 
 
+def _no_grants(rows: Sequence[Endpoint]) -> Grants:
+    return MappingProxyType({})
+
+
+_load_grants: Callable[[Sequence[Endpoint]], Grants] = _no_grants
+
+
+def ask_for_grants(loader: Callable[[Sequence[Endpoint]], Grants]) -> None:
+    """Let whoever knows the holders say, at each load, what they may use; without it all is for everybody.
+
+    It is asked in the transaction that reads the endpoints, so that a worker swaps both at once.
+    """
+    global _load_grants
+    _load_grants = loader
+
+
 def load_snapshot() -> Snapshot:
     """Return the endpoints as the database and the environment have them now. Blocking."""
     with transaction.atomic():
         # The revision first: a change that commits in between is read now and again with its own revision.
         revision = RegistryRevision.objects.filter(pk=1).values_list("revision", flat=True).first() or 0
         rows = list(Endpoint.objects.filter(is_active=True).order_by("priority", "id"))
+        grants = _load_grants(rows)
     endpoints: list[EndpointConfig] = []
     for row in rows:
         try:
@@ -194,7 +268,7 @@ def load_snapshot() -> Snapshot:
         endpoints.append(environment)
     if settings.STAND_IN and not rows and not settings.LLM_BASE_URL:
         endpoints.append(stand_in_endpoint())
-    return Snapshot(revision=revision, endpoints=tuple(endpoints))
+    return Snapshot(revision=revision, endpoints=tuple(endpoints), grants=grants)
 
 
 _current: Snapshot | None = None

@@ -20,6 +20,7 @@ from conversations.models import Generation, Message, site_setting
 from conversations.models.conversations import CONTENT_MAX_CHARS, PREVIEW_CHARS
 from conversations.models.site_settings import setting_of
 from conversations.tenancy.access import OpenChat, access_reply, open_chat
+from conversations.tenancy.grants import KeysOfMember, read_keys
 from conversations.tenancy.resolve import approved_member_for
 from conversations.tenancy.throttle import spend_send
 from conversations.tenancy.tokens import Claims
@@ -53,6 +54,7 @@ class Started:
     is_ascii_stream: bool = False
     allows_stand_in: bool = True
     midstream_failover: Way = "off"
+    keys: KeysOfMember | None = None
 
 
 class OwnerGone(Exception):
@@ -234,6 +236,9 @@ def _started(
         is_ascii_stream=setting_of(chat.site_settings, "ascii_stream"),
         allows_stand_in=setting_of(chat.site_settings, "stand_in"),
         midstream_failover=setting_of(chat.site_settings, "midstream_failover"),
+        keys=read_keys(chat.site_id, chat.membership_id)
+        if setting_of(chat.site_settings, "member_keys")
+        else None,
     )
 
 

@@ -20,6 +20,7 @@ from conversations.generation.runs import Attempt, Run
 from conversations.generation.seam import Seam, continuation
 from conversations.generation.store import DatabaseAway, Store
 from conversations.generation.writer import Writer
+from conversations.tenancy.grants import usable_by
 from providers import registry
 from providers.errors import ProviderError
 from providers.pool import Pool
@@ -50,6 +51,7 @@ class Answerer:
         snapshot = registry.loaded()
         if snapshot is None:
             snapshot = await db.unit(registry.current)
+        snapshot = usable_by(snapshot, run.started.site_id, run.started.keys)
         for endpoint in self._pool.attempts(snapshot):
             if endpoint.is_stand_in and not run.started.allows_stand_in:
                 continue

@@ -11,6 +11,7 @@ from conversations.generation import metrics
 from conversations.generation.buffer import Ending
 from conversations.generation.runs import Run
 from conversations.models.conversations import PREVIEW_CHARS
+from conversations.tenancy.grants import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def ledger_values(run: Run) -> dict[str, Any]:
         "endpoint": attempt.endpoint.id if attempt.endpoint else None,
         "endpoint_name": attempt.endpoint.name if attempt.endpoint else "",
         "model": attempt.endpoint.model[:200] if attempt.endpoint else "",
+        "credential": kind_of(attempt.endpoint.credential if attempt.endpoint else ""),
         "prompt_messages": len(run.started.prompt),
         "prompt_chars": sum(len(message.content) for message in run.started.prompt),
         "called_ago": ago(attempt.called),

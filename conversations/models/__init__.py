@@ -2,6 +2,7 @@
 
 from conversations.models.conversations import Conversation, Message, VendorSession
 from conversations.models.generations import Generation, IdempotencyKey, ReplyChunk, Worker, WorkerLog
+from conversations.models.grants import EndpointGrant, MemberKey
 from conversations.models.scoping import ScopedManager, TenantModel, UnscopedQuery
 from conversations.models.sites import (
     Login,
@@ -15,9 +16,11 @@ from conversations.models.sites import (
 
 __all__ = [
     "Conversation",
+    "EndpointGrant",
     "Generation",
     "IdempotencyKey",
     "Login",
+    "MemberKey",
     "Membership",
     "Message",
     "RateWindow",

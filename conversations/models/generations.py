@@ -118,6 +118,13 @@ class Generation(TenantModel):
         choices=[("provider", _("provider")), ("estimated", _("estimated"))],
         default="estimated",
     )
+    # Whose key the provider was called with: whoever owns it pays the provider, and the cost is theirs.
+    credential = models.CharField(
+        max_length=10,
+        choices=[("endpoint", _("the endpoint's")), ("site", _("the site's own")), ("member", _("the member's own"))],
+        default="endpoint",
+        db_default="endpoint",
+    )
     # In millionths of the currency in which the endpoint's prices stand; None: no price was known.
     cost_micros = models.BigIntegerField(null=True)
     queued_at = models.DateTimeField()
@@ -142,6 +149,9 @@ class Generation(TenantModel):
             ),
             models.CheckConstraint(
                 condition=Q(tokens_source__in=["provider", "estimated"]), name="generation_source_is_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(credential__in=["endpoint", "site", "member"]), name="generation_credential_is_known"
             ),
         ]
         indexes = [

@@ -24,12 +24,13 @@ DEFAULTS: Mapping[str, Any] = {
     "retention_days": 0,
     "stand_in": True,
     "midstream_failover": "off",
+    "member_keys": False,
 }
 
 PROMPT_MAX_CHARS = 32_768
 INTEGER_BOUNDS = {"history_messages": (0, 200), "retention_days": (0, 36_500)}
 CHOICES = {"midstream_failover": ("off", "prefix", "instruction")}
-_SWITCHES = {"ascii_stream", "stand_in"}
+_SWITCHES = {"ascii_stream", "stand_in", "member_keys"}
 
 
 def validate_site_settings(settings: object) -> None:

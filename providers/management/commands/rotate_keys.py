@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import transaction
+from django.db import models, transaction
 
 from providers.credentials import new_key, rotate
 from providers.errors import Misconfigured
-from providers.models import Endpoint, EndpointRevision
+from providers.models import EndpointRevision, KeyedModel, bump_revision
 
 
 class Command(BaseCommand):
@@ -28,23 +29,32 @@ class Command(BaseCommand):
             self.stdout.write(new_key())
             return
         with transaction.atomic():
-            rows = list(Endpoint.objects.select_for_update().exclude(api_key_encrypted="").order_by("id"))
+            # Whoever has secrets, on whichever floor.
+            keyed = [model for model in apps.get_models() if issubclass(model, KeyedModel)]
+            rows = [
+                row
+                for model in keyed
+                for row in model._base_manager.select_for_update().exclude(api_key_encrypted="").order_by("pk")
+            ]
             unreadable = []
             for row in rows:
                 try:
                     row.api_key_encrypted = rotate(row.api_key_encrypted)
                 except Misconfigured:
-                    unreadable.append(row.name)
+                    unreadable.append(str(row))
             if unreadable:
                 raise CommandError(
                     "No key of the list opens the secret of: " + ", ".join(unreadable) + ". Nothing was changed."
                 )
             for row in rows:
-                row.save(update_fields=["api_key_encrypted"])
+                # As one change of the registry, not one for each row: the revisions that are kept stay.
+                plain: models.QuerySet[models.Model] = models.QuerySet(type(row))
+                plain.filter(pk=row.pk).update(api_key_encrypted=row.api_key_encrypted)
             for kept in EndpointRevision.objects.select_for_update():
                 for values in kept.endpoints:
                     # A key that nobody can read any more is no use to a revision that is brought back, either.
                     with suppress(Misconfigured):
                         values["api_key_encrypted"] = rotate(values["api_key_encrypted"])
                 kept.save(update_fields=["endpoints"])
+            bump_revision(are_endpoints_changed=False)
         self.stdout.write(f"{len(rows)} secrets are now under the first key.")
