@@ -65,6 +65,9 @@ CODES: Mapping[str, ErrorText] = {
     "not_approved": ErrorText(403, "Not allowed", "您的账号尚未通过审核。", "Your membership is not approved."),
     "not_your_chat": ErrorText(403, "Not allowed", "您不能在这个对话中发言。", "You cannot write in this chat."),
     "not_allowed": ErrorText(403, "Not allowed", "您没有权限执行此操作。", "You may not do this."),
+    "member_keys_off": ErrorText(
+        403, "Not allowed", "本站点不允许使用自己的密钥。", "This site does not let members use keys of their own."
+    ),
     # 404, 405, 406, 409
     "not_found": ErrorText(404, "Not found", "没有找到。", "Not found."),
     "method_not_allowed": ErrorText(

@@ -270,13 +270,13 @@ class EndpointAdmin(LabPages):
 
     form = EndpointForm
     list_display = ["name", "model", "base_url", "api_key_mask", "is_active", "test_ok", "priority", "weight"]
-    list_filter = ["is_active", "dialect"]
+    list_filter = ["is_active", "is_shared", "dialect"]
     search_fields = ["name", "model", "base_url"]
     actions = ["activate", "deactivate", "try_out"]
     readonly_fields = ["created_at", "updated_at", "tested_at", "test_ok"]
     fieldsets = [
-        (None, {"fields": ["name", "is_active", "dialect", "base_url", "model", "api_key", "clear_api_key", "is_shared"]}),
-        (_("Choice"), {"fields": ["priority", "weight", "concurrency_max", "requests_per_minute"]}),
+        (None, {"fields": ["name", "is_active", "dialect", "base_url", "model", "api_key", "clear_api_key"]}),
+        (_("Choice"), {"fields": ["is_shared", "priority", "weight", "concurrency_max", "requests_per_minute"]}),
         (_("Prices"), {"fields": ["input_micros_per_million", "output_micros_per_million"]}),
         (
             _("Request and clocks"),

@@ -41,6 +41,10 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
         "已存的密钥无法解密，请重新填写，或恢复 SECRET_KEYS。",
         "The stored key cannot be decrypted. Enter it again, or restore SECRET_KEYS.",
     ),
+    "key_for_another_host": (
+        "接入点的地址已变，站点自己的密钥需要重新填写。",
+        "The endpoint has moved since the site's own key was entered. Enter it again.",
+    ),
     "no_secret_keys": ("没有加密用的 SECRET_KEYS，请联系运维。", "SECRET_KEYS is empty. Ask the operator."),
     "bad_secret_key": ("SECRET_KEYS 有误，请联系运维。", "SECRET_KEYS is wrong. Ask the operator."),
     "refused": ("服务商拒绝了请求。", "The provider refused the request."),

@@ -306,7 +306,7 @@ class Pool:
 
         for places in (self._providers, self._keys):
             for place in [place for place in places if not is_there(place)]:
-                del places[place]  # type: ignore[attr-defined]
+                del places[place]
         self._lines = {key: line for key, line in self._lines.items() if key in keys or line.live}
 
     async def close(self) -> None:

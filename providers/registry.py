@@ -131,9 +131,7 @@ class Snapshot:
         return Snapshot(self.revision, _with_keys(self.endpoints, grants)) if grants else self
 
 
-def _with_keys(
-    endpoints: Sequence[EndpointConfig], grants: Mapping[int, Grant]
-) -> tuple[EndpointConfig, ...]:
+def _with_keys(endpoints: Sequence[EndpointConfig], grants: Mapping[int, Grant]) -> tuple[EndpointConfig, ...]:
     found: list[EndpointConfig] = []
     for endpoint in endpoints:
         grant = grants.get(endpoint.id) if endpoint.id is not None else None

@@ -17,6 +17,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
+from conversations.admin.grants import GrantInline
 from conversations.generation.endpoints import live_replies_on, remove_endpoint, standing
 from providers.admin import EndpointAdmin
 from providers.models import Endpoint, EndpointRevision, restore_revision
@@ -36,6 +37,7 @@ class WatchedEndpointAdmin(EndpointAdmin):
 
     list_before_template = "admin/providers/endpoint/standing.html"
     actions = ["activate", "deactivate", "try_out", "drain"]
+    inlines = [GrantInline]
 
     def get_urls(self) -> list[URLPattern]:
         """Return the addresses, with the one that brings a revision back."""

@@ -63,7 +63,7 @@ class GenerationAdmin(ScopedAdmin):
     search_help_text = _("Endpoint, model, error code or the provider's request id")
     fieldsets = (
         (None, {"fields": ("reply", "number", "endpoint_used", "model_used", "status_label", "error")}),
-        (_("Size"), {"fields": ("prompt_size", "tokens", "cost", "finish", "request_id")}),
+        (_("Size"), {"fields": ("prompt_size", "tokens", "cost", "key_used", "finish", "request_id")}),
         (_("Times"), {"fields": ("queued", "called", "first", "last", "finished", "closed")}),
         (_("Durations"), {"fields": ("first_token_after", "took")}),
     )
@@ -125,6 +125,11 @@ class GenerationAdmin(ScopedAdmin):
     def cost(self, generation: Generation) -> str | None:
         """Return the cost in the currency of the endpoint's prices; None when no price was known."""
         return None if generation.cost_micros is None else f"{generation.cost_micros / 1_000_000:.6f}"
+
+    @display(description=_("key used"), ordering="credential")
+    def key_used(self, generation: Generation) -> str:
+        """Return whose key it was: who pays."""
+        return str(generation.get_credential_display())
 
     @display(description=_("first token after"), empty_value="–")
     def first_token_after(self, generation: Generation) -> str | None:

@@ -17,6 +17,7 @@ from unfold.dataclasses import UnfoldAction
 from unfold.decorators import action, display
 
 from conversations.admin.base import ScopedAdmin, SiteFilter, chip, is_superuser
+from conversations.admin.grants import keys_of_member
 from conversations.db import database_now, tenant
 from conversations.models import Membership, User
 from conversations.tenancy.members import OUTCOMES, Decision, decide_memberships
@@ -41,14 +42,22 @@ class MembershipAdmin(ScopedAdmin):
     actions = ("approve", "reject", "suspend")
     actions_submit_line = ("approve_now", "reject_now", "suspend_now")
     autocomplete_fields = ("user",)
-    readonly_fields = ("person", "site_name", "status_label", "decider", "decided_at", "created_at")
+    readonly_fields = (
+        "person",
+        "site_name",
+        "own_keys",
+        "status_label",
+        "decider",
+        "decided_at",
+        "created_at",
+    )
 
     def get_fieldsets(self, request: HttpRequest, obj: Membership | None = None) -> Sequence[Any]:
         """Return the fields; whose membership it is can be said only when it is made."""
         if obj is None:
             return ((None, {"fields": ("site", "user", "role", "nickname")}),)
         return (
-            (None, {"fields": ("person", "site_name", "nickname", "role")}),
+            (None, {"fields": ("person", "site_name", "nickname", "role", "own_keys")}),
             (_("Decision"), {"fields": ("status_label", "decider", "decided_at", "created_at")}),
         )
 
@@ -93,6 +102,11 @@ class MembershipAdmin(ScopedAdmin):
     def site_name(self, membership: Membership) -> str:
         """Return the site's name."""
         return membership.site.name
+
+    @display(description=_("own keys"))
+    def own_keys(self, membership: Membership) -> SafeString:
+        """Return the masks of the member's own keys."""
+        return keys_of_member(membership)
 
     @display(description=_("role"), ordering="role")
     def role_label(self, membership: Membership) -> SafeString:

@@ -21,6 +21,7 @@ from unfold.widgets import (
 )
 
 from conversations.admin.base import ScopedAdmin, chip, is_superuser
+from conversations.admin.grants import endpoints_of_site
 from conversations.models import Site
 from conversations.models.site_settings import (
     DEFAULTS,
@@ -92,6 +93,12 @@ class SiteForm(forms.ModelForm):
         widget=UnfoldAdminSelectWidget(),
         help_text=_("Needs a second endpoint. The first way suits models that continue a given beginning."),
     )
+    setting_member_keys = forms.BooleanField(
+        label=_("Members' own keys"),
+        required=False,
+        widget=UnfoldBooleanSwitchWidget(),
+        help_text=_("Members may keep a key of their own for an endpoint; it is used for their replies alone."),
+    )
     setting_ascii_stream = forms.BooleanField(
         label=_("ASCII streams"),
         required=False,
@@ -150,7 +157,7 @@ class SiteAdmin(ScopedAdmin):
     list_display_links = ("header",)
     search_fields = ("name", "slug")
     ordering = ("slug",)
-    readonly_fields = ("created_at",)
+    readonly_fields = ("created_at", "endpoints")
     fieldsets = (
         (None, {"fields": ("name", "slug", "locale", "is_active", "created_at")}),
         (
@@ -164,6 +171,7 @@ class SiteAdmin(ScopedAdmin):
                 )
             },
         ),
+        (_("Models"), {"fields": ("endpoints", "setting_member_keys")}),
         (
             _("Conversations"),
             {"fields": ("setting_context_reuse_seconds", "setting_retention_days", "setting_ascii_stream")},
@@ -174,6 +182,11 @@ class SiteAdmin(ScopedAdmin):
         """Return what this person may not change: a manager, neither the slug nor whether the site is on."""
         fields = tuple(super().get_readonly_fields(request, obj))
         return fields if is_superuser(request) else (*fields, "slug", "is_active")
+
+    @display(description=_("endpoints it may use"))
+    def endpoints(self, site: Site) -> SafeString:
+        """Return the endpoints, each with whose key is used; they are granted on the endpoint's page."""
+        return endpoints_of_site(site)
 
     @display(description=_("name"), ordering="name")
     def header(self, site: Site) -> str:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from asgiref.sync import async_to_sync
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
-from django.core.validators import RegexValidator
 from django.db import connection, transaction
 from django.forms.models import model_to_dict
 from django.utils.translation import gettext
@@ -29,6 +28,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from conversations.api.authentication import StaffTokenAuthentication
+from conversations.api.keys import key_field
 from conversations.api.permissions import HoldsRights
 from conversations.api.scoped import SpeakJson
 from conversations.api.serializers import (
@@ -41,18 +41,23 @@ from conversations.api.serializers import (
     Whole,
     camel_case,
 )
+from conversations.db import tenant
 from conversations.errors import Conflict, NotFound, language_of
 from conversations.generation.endpoints import live_replies_on, remove_endpoint, standing
+from conversations.models import Site
+from conversations.tenancy.grants import config_for_site
 from providers.admin import EndpointForm
 from providers.advice import advice
 from providers.errors import Misconfigured
 from providers.models import Endpoint, EndpointRevision, restore_revision
 from providers.pool import probe
-from providers.registry import config_of
+from providers.registry import EndpointConfig, config_of
 
 TEST_SECONDS = 20.0
 MODEL_ID = OpenApiParameter("modelId", OpenApiTypes.INT64, OpenApiParameter.PATH, description="An endpoint.")
-READ_ONLY = {"id", "apiKeyMask", "testedAt", "testOk", "isDraining", "createdAt", "updatedAt", "warning"}
+READ_ONLY = frozenset(
+    {"id", "apiKeyMask", "testedAt", "testOk", "isDraining", "createdAt", "updatedAt", "warning"}
+)
 MODEL_EXAMPLE: dict[str, Any] = {
     "id": 3,
     "name": "主力",
@@ -61,6 +66,7 @@ MODEL_EXAMPLE: dict[str, Any] = {
     "model": "chat-large",
     "apiKeyMask": "sk-…7890",
     "isActive": True,
+    "isShared": True,
     "priority": 10,
     "weight": 1,
     "concurrencyMax": 200,
@@ -113,25 +119,35 @@ class Parameters(serializers.Field[Any, Any, Any, Any]):
         return value
 
 
+class GivenSerializer(CamelCaseSerializer):
+    """The base of what staff may send: what is only read is passed over, what nobody knows is refused."""
+
+    passed_over: ClassVar[frozenset[str]] = frozenset()
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Return the values; a field that nobody knows is refused by its name."""
+        if isinstance(data, Mapping) and (unknown := set(data) - set(self.fields) - self.passed_over):
+            raise ValidationError({name: [gettext("This field is not known.")] for name in sorted(unknown)})
+        return super().to_internal_value(data)
+
+
 @extend_schema_serializer(examples=[OpenApiExample("model", value=GIVEN_EXAMPLE, request_only=True)])
-class ModelGivenSerializer(CamelCaseSerializer):
+class ModelGivenSerializer(GivenSerializer):
     """What staff may set of an endpoint; what is not given stays as it is."""
 
+    passed_over = READ_ONLY
     name = Text(max_length=100, required=False)
     dialect = OneOf(choices=Endpoint.Dialect.choices, required=False)
     base_url = Text(max_length=500, allow_blank=True, required=False)
     model = Text(max_length=200, allow_blank=True, required=False)
-    api_key = Text(
-        max_length=4096,
-        trim_whitespace=False,
+    api_key = key_field(
         allow_blank=True,
         allow_null=True,
         required=False,
-        write_only=True,
-        validators=[RegexValidator(r"\A[\x21-\x7e]*\Z", "密钥只含可见 ASCII 字符，没有空格和换行。")],
         help_text="Write-only; null or empty removes the stored key.",
     )
     is_active = Switch(required=False)
+    is_shared = Switch(required=False, help_text="false: only the sites with a grant may use it.")
     priority = Whole(required=False, help_text="0 to 1000; lower numbers are tried first.")
     weight = Whole(required=False, help_text="1 to 1000; the share among equals.")
     concurrency_max = Whole(required=False, allow_null=True, help_text="Replies at once; null: no limit.")
@@ -145,12 +161,6 @@ class ModelGivenSerializer(CamelCaseSerializer):
     idle_seconds = Seconds(required=False, allow_null=True)
     total_seconds = Seconds(required=False, allow_null=True)
 
-    def to_internal_value(self, data: Any) -> Any:
-        """Return the values; a field that nobody knows is refused by its name."""
-        if isinstance(data, Mapping) and (unknown := set(data) - set(self.fields) - READ_ONLY):
-            raise ValidationError({name: [gettext("This field is not known.")] for name in sorted(unknown)})
-        return super().to_internal_value(data)
-
 
 @extend_schema_serializer(examples=[OpenApiExample("model", value=MODEL_EXAMPLE, response_only=True)])
 class ModelSerializer(CamelCaseSerializer):
@@ -163,6 +173,7 @@ class ModelSerializer(CamelCaseSerializer):
     model = serializers.CharField()
     api_key_mask = serializers.CharField()
     is_active = serializers.BooleanField()
+    is_shared = serializers.BooleanField(help_text="false: only the sites with a grant may use it.")
     priority = serializers.IntegerField()
     weight = serializers.IntegerField()
     concurrency_max = serializers.IntegerField(allow_null=True)
@@ -188,6 +199,12 @@ class ModelsSerializer(CamelCaseSerializer):
 
     items = ModelSerializer(many=True)
     total = serializers.IntegerField()
+
+
+class ModelTestGivenSerializer(GivenSerializer):
+    """Whose key to test with; nothing is needed for the endpoint's own."""
+
+    site = Text(max_length=64, required=False, allow_null=True, help_text="A site's slug: test as it calls.")
 
 
 class ModelTestSerializer(CamelCaseSerializer):
@@ -246,13 +263,14 @@ def model_document(endpoint: Endpoint, *, is_written: bool = False) -> dict[str,
     return document
 
 
-def access_model(model_id: str) -> Endpoint:
-    """Return the endpoint of this id.
+def access_model(model_id: str, *, is_locked: bool = False) -> Endpoint:
+    """Return the endpoint of this id; locked, it cannot be deleted before the transaction ends.
 
     Raises: NotFound.
     """
     is_id = model_id.isascii() and model_id.isdigit() and len(model_id) < 19
-    endpoint = Endpoint.objects.filter(pk=int(model_id)).first() if is_id else None
+    rows = Endpoint.objects.select_for_update(no_key=True) if is_locked else Endpoint.objects.all()
+    endpoint = rows.filter(pk=int(model_id)).first() if is_id else None
     if endpoint is None:
         raise NotFound
     return endpoint
@@ -320,7 +338,7 @@ class ModelViewSet(StaffViewSet):
     )
     def create(self, request: Request) -> Response:
         """Return the new endpoint."""
-        given = _read(ModelGivenSerializer, request)
+        given = read_given(ModelGivenSerializer, request)
         with transaction.atomic():
             endpoint = save_model(Endpoint(), given)
             note(request, endpoint, ADDITION, "created")
@@ -348,7 +366,7 @@ class ModelViewSet(StaffViewSet):
     def change(self, request: Request, model_id: str) -> Response:
         """Return the changed endpoint."""
         endpoint = access_model(model_id)
-        given = _read(ModelGivenSerializer, request)
+        given = read_given(ModelGivenSerializer, request)
         with transaction.atomic():
             endpoint = save_model(endpoint, given)
             note(request, endpoint, CHANGE, "changed " + ", ".join(sorted(given)))
@@ -434,11 +452,12 @@ class ModelViewSet(StaffViewSet):
     @extend_schema(
         operation_id="testModel",
         tags=["models"],
-        summary="Make a real, small, streamed call",
+        summary="Make a real, small, streamed call; with a site's own key, when one is named",
         parameters=[MODEL_ID],
-        request=None,
+        request=ModelTestGivenSerializer,
         responses={200: ModelTestSerializer},
         examples=[
+            OpenApiExample("a site's own key", request_only=True, value={"site": "acorn"}),
             OpenApiExample(
                 "well",
                 response_only=True,
@@ -464,16 +483,19 @@ class ModelViewSet(StaffViewSet):
     def test(self, request: Request, model_id: str) -> Response:
         """Return how the call went; also an inactive endpoint can be tested."""
         endpoint = access_model(model_id)
+        slug = read_given(ModelTestGivenSerializer, request).get("site")
         language = language_of(request.headers.get("Accept-Language"))
         try:
-            config = config_of(endpoint)
+            config = _as_called(endpoint, slug)
         except Misconfigured as error:
-            endpoint.note_test(is_ok=False)
+            if not slug:
+                endpoint.note_test(is_ok=False)
             return Response(_failed_test(error.code, language))
         if not connection.in_atomic_block:
             connection.close()  # It may take long, and others need the connection.
         result = async_to_sync(probe)(config, seconds=TEST_SECONDS)
-        endpoint.note_test(is_ok=result.is_ok)
+        if not slug:  # Of a site's key it says nothing about the endpoint's.
+            endpoint.note_test(is_ok=result.is_ok)
         document: dict[str, Any] = {
             "ok": result.is_ok,
             "latencyMs": result.latency_ms,
@@ -484,6 +506,23 @@ class ModelViewSet(StaffViewSet):
             failed = _failed_test(result.error_code or "", language, result.vendor_message)
             document["error"] = failed["error"]
         return Response(document)
+
+
+def _as_called(endpoint: Endpoint, slug: str | None) -> EndpointConfig:
+    """Return the endpoint with its own key, or as this site calls it.
+
+    Raises: Misconfigured; ValidationError for a site that is not there or may not use it.
+    """
+    if not slug:
+        return config_of(endpoint)
+    site = Site.objects.filter(slug=slug).first()
+    if site is None:
+        raise ValidationError({"site": [gettext("There is no such site.")]})
+    with tenant(site.pk):
+        config = config_for_site(endpoint, site)
+    if config is None:
+        raise ValidationError({"site": [gettext("This site may not use the endpoint.")]})
+    return config
 
 
 class RevisionViewSet(StaffViewSet):
@@ -535,7 +574,7 @@ class RevisionViewSet(StaffViewSet):
 
         Raises: NotFound, when it is not kept.
         """
-        given = _read(RevisionGivenSerializer, request)
+        given = read_given(RevisionGivenSerializer, request)
         try:
             restore_revision(given["revision"])
         except EndpointRevision.DoesNotExist:
@@ -556,7 +595,11 @@ def _failed_test(code: str, language: Any, vendor_message: str | None = None) ->
     return {"ok": False, "latencyMs": 0, "firstTokenMs": None, "sample": "", "error": error}
 
 
-def _read(serializer: type[Any], request: Request) -> dict[str, Any]:
+def read_given(serializer: type[Any], request: Request) -> dict[str, Any]:
+    """Return the values of the JSON body.
+
+    Raises: ValidationError, which becomes 422 `invalid`.
+    """
     body = serializer(data=request.data)
     body.is_valid(raise_exception=True)
     return dict(body.validated_data)

@@ -14,10 +14,13 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from conversations.api import health, openapi
 from conversations.api.auth import LogoutView, MeViewSet, RefreshView, TokenView
 from conversations.api.chat import ConversationViewSet, HistoryViewSet, MessageViewSet
+from conversations.api.grants import GrantViewSet
+from conversations.api.keys import KeyViewSet
 from conversations.api.models import ModelViewSet, RevisionViewSet
 
 AUTH = "api/auth"
 CHAT = "api/xcx/chat"
+KEYS = "api/xcx/keys"
 MODELS = "api/v1/admin/models"
 
 
@@ -51,6 +54,8 @@ urlpatterns = [
         ConversationViewSet.as_view({"get": "read", "patch": "change", "delete": "delete"}),
         name="conversation",
     ),
+    *both(KEYS, KeyViewSet.as_view({"get": "list"}), name="keys"),
+    *both(f"{KEYS}/<str:endpoint_id>", KeyViewSet.as_view({"put": "keep", "delete": "remove"}), name="key"),
     *both(MODELS, ModelViewSet.as_view({"get": "list", "post": "create"}), name="models"),
     *both(f"{MODELS}/revision", RevisionViewSet.as_view({"get": "read"}), name="models-revision"),
     *both(
@@ -66,6 +71,12 @@ urlpatterns = [
         f"{MODELS}/<str:model_id>/deactivate",
         ModelViewSet.as_view({"post": "deactivate"}),
         name="model-deactivate",
+    ),
+    *both(f"{MODELS}/<str:model_id>/sites", GrantViewSet.as_view({"get": "list"}), name="model-sites"),
+    *both(
+        f"{MODELS}/<str:model_id>/sites/<str:slug>",
+        GrantViewSet.as_view({"get": "read", "put": "keep", "delete": "remove"}),
+        name="model-site",
     ),
     *both(f"{MODELS}/<str:model_id>/test", ModelViewSet.as_view({"post": "test"}), name="model-test"),
 ]

@@ -80,7 +80,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='endpointgrant',
             name='endpoint',
-            field=models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='providers.endpoint', verbose_name='endpoint'),
+            field=models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, related_name='grants', to='providers.endpoint', verbose_name='endpoint'),
         ),
         migrations.AddField(
             model_name='endpointgrant',

@@ -121,7 +121,11 @@ class Generation(TenantModel):
     # Whose key the provider was called with: whoever owns it pays the provider, and the cost is theirs.
     credential = models.CharField(
         max_length=10,
-        choices=[("endpoint", _("the endpoint's")), ("site", _("the site's own")), ("member", _("the member's own"))],
+        choices=[
+            ("endpoint", _("the endpoint's")),
+            ("site", _("the site's own")),
+            ("member", _("the member's own")),
+        ],
         default="endpoint",
         db_default="endpoint",
     )

@@ -13,7 +13,7 @@ from providers.models import Endpoint, KeyedModel, bump_revision
 
 
 class OwnKey(TenantModel, KeyedModel):
-    """A key of somebody's own for an endpoint. It is good for the place it was given for, and is sent nowhere else."""
+    """A key of somebody's own for an endpoint, good for the place it was given for: it is sent nowhere else."""
 
     # Endpoint.key_target when the key was entered; staff may have moved the endpoint since.
     api_key_target = models.CharField(max_length=32, blank=True, default="", editable=False)
@@ -74,7 +74,7 @@ class EndpointGrant(OwnKey):
     )
     # Indexed for the endpoint's page and its deletion.
     endpoint = models.ForeignKey(
-        Endpoint, on_delete=models.CASCADE, related_name="+", db_constraint=False, verbose_name=_("endpoint")
+        Endpoint, on_delete=models.CASCADE, related_name="grants", db_constraint=False, verbose_name=_("endpoint")
     )
 
     objects: ClassVar[GrantManager] = GrantManager()

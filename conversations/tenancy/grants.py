@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from django.db import connection
-
-from conversations.models import EndpointGrant, MemberKey
+from conversations.models import EndpointGrant, MemberKey, Site
 from conversations.models.grants import OwnKey
 from providers.errors import Misconfigured
 from providers.models import Endpoint
-from providers.registry import Grant, Grants, Snapshot
+from providers.registry import EndpointConfig, Grant, Grants, Snapshot, config_of
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +26,7 @@ def load_grants(endpoints: Sequence[Endpoint]) -> Grants:
     found: dict[int, dict[int, Grant]] = defaultdict(dict)
     for row in EndpointGrant.across_sites.filter(endpoint_id__in=by_id).order_by("pk"):
         endpoint = by_id[row.endpoint_id]
-        found[row.site_id][endpoint.pk] = grant_of(
-            row, f"site:{row.site_id}", is_stale=row.is_stale_for(endpoint)
-        )
+        found[row.site_id][endpoint.pk] = grant_of(row, f"site:{row.site_id}", is_stale=row.is_stale_for(endpoint))
     return dict(found)
 
 
@@ -81,3 +77,18 @@ def usable_by(snapshot: Snapshot, site_id: int, keys: KeysOfMember | None = None
 def kind_of(credential: str) -> str:
     """Return whose key it was, as the ledger says it: `endpoint`, `site` or `member`."""
     return credential.partition(":")[0] or "endpoint"
+
+
+def config_for_site(endpoint: Endpoint, site: Site) -> EndpointConfig | None:
+    """Return the endpoint as this site calls it, None when it may not; for a test, before anybody chats.
+
+    Raises: Misconfigured, when a key cannot be used.
+    """
+    row = EndpointGrant.objects.for_site(site).filter(endpoint=endpoint).first()
+    if row is None and not endpoint.is_shared:
+        return None
+    if row is None or not row.api_key_encrypted:
+        return config_of(endpoint)
+    if row.is_stale_for(endpoint):
+        raise Misconfigured(code="key_for_another_host")
+    return replace(config_of(endpoint), api_key=row.api_key(), credential=f"site:{site.pk}")

@@ -22,14 +22,16 @@ from conversations.api.routing import http_router
 from conversations.api.stream import Endpoint
 from conversations.db import tenant
 from conversations.generation.engine import engine
-from conversations.models import Conversation, IdempotencyKey, Membership, Message, StreamTicket
+from conversations.models import Conversation, IdempotencyKey, MemberKey, Membership, Message, StreamTicket
 from conversations.tenancy.resolve import issue_ticket
 from conversations.tenancy.tokens import read_access
+from providers.models import Endpoint as ModelEndpoint
 from tests.world import World, bearer, make_conversation, make_exchange, make_tokens, make_world
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 CHAT = "/api/xcx/chat"
+KEYS = "/api/xcx/keys"
 SECRET = "爱丽丝的秘密"
 NO_ROW = 999_999_999
 
@@ -46,6 +48,11 @@ class Knock:
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
+
+    @property
+    def address(self) -> str:
+        """The whole path; short ones are the chat's."""
+        return self.path if self.path.startswith("/api/") else f"{CHAT}{self.path}"
 
 
 FORBIDDEN = (403, "not_your_chat")
@@ -64,6 +71,9 @@ WITH_IDS = [
     Knock("GET", "/messages/{message}/stream"),
     Knock("POST", "/messages/{message}/stop"),
     Knock("POST", "/messages/{message}/regenerate"),
+    # The endpoint has the id of the chat; who may have keys is in tests/conversations/api/test_keys.py.
+    Knock("PUT", f"{KEYS}/{{chat}}", {"apiKey": "sk-stranger-0123456789"}, refusal=(403, "member_keys_off")),
+    Knock("DELETE", f"{KEYS}/{{chat}}"),
 ]
 WITHOUT_IDS = [
     Knock("GET", "/history"),
@@ -71,6 +81,7 @@ WITHOUT_IDS = [
     Knock("GET", "/messages?contextType=task&contextId=7"),
     Knock("POST", "/conversations", {"contextType": "task", "contextId": "7"}),
     Knock("GET", "/stream/selftest"),
+    Knock("GET", KEYS),
 ]
 OPEN = {
     "/livez",
@@ -101,6 +112,10 @@ def scene(transactional_db: None) -> Scene:
     world = make_world()
     chat = make_conversation(world.alice, title=SECRET, context_type="task", context_id="7")
     _, reply = make_exchange(chat, question=SECRET, answer=SECRET)
+    endpoint = ModelEndpoint.objects.create(pk=chat.pk, name="主力", dialect="scripted", is_active=False)
+    key = MemberKey(site=world.acorn, membership=world.alice, endpoint=endpoint)
+    key.set_own_key(f"sk-{SECRET}", endpoint)
+    key.save()
     return Scene(world, chat, reply)
 
 
@@ -123,7 +138,7 @@ def knock_all(knocks: list[Knock], credentials: dict[str, str], chat: int, messa
             answers = [
                 await client.request(
                     knock.method,
-                    f"{CHAT}{fill(knock.path, chat, message)}",
+                    fill(knock.address, chat, message),
                     content=None if knock.body is None else json.dumps(fill(knock.body, chat, message)),
                     headers={
                         "Content-Type": "application/json",
@@ -143,7 +158,7 @@ def knock_all(knocks: list[Knock], credentials: dict[str, str], chat: int, messa
 def everything() -> str:
     """All rows that a stranger might change, as text."""
     rows: list[Any] = []
-    for model in (Conversation, Message, StreamTicket, IdempotencyKey):
+    for model in (Conversation, Message, StreamTicket, IdempotencyKey, MemberKey):
         rows += model.across_sites.order_by("pk")
     return serialize("json", rows)
 
@@ -268,7 +283,7 @@ def _shape(path: str) -> str:
 
 
 def test_every_route_of_the_api_is_knocked_on() -> None:
-    knocked = {(_shape(f"{CHAT}{knock.path}".partition("?")[0]), knock.method) for knock in WITH_IDS + WITHOUT_IDS}
+    knocked = {(_shape(knock.address.partition("?")[0]), knock.method) for knock in WITH_IDS + WITHOUT_IDS}
     django_routes = {
         _shape(str(pattern.pattern)): pattern.callback
         for resolver in get_resolver().url_patterns

@@ -64,6 +64,10 @@ def form(**fields: Any) -> dict[str, Any]:
         "weight": "1",
         "params": "{}",
         "api_key": KEY,
+        # The sites of the endpoint stand on the same page: tests/conversations/admin/test_grants.py.
+        "is_shared": "on",
+        "grants-TOTAL_FORMS": "0",
+        "grants-INITIAL_FORMS": "0",
         **fields,
     }
     return {name: value for name, value in filled.items() if value is not None}

@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import get_resolver
 
 from conversations.api.models import MODEL_EXAMPLE, StaffViewSet
-from conversations.models import User, Worker
+from conversations.models import EndpointGrant, User, Worker
 from providers import registry
 from providers.credentials import new_key
 from providers.models import Endpoint, EndpointRevision, RegistryRevision
@@ -284,6 +284,10 @@ CALLS = [
     ("POST", "/{id}/activate", "change_endpoint"),
     ("POST", "/{id}/deactivate", "change_endpoint"),
     ("POST", "/{id}/test", "change_endpoint"),
+    ("GET", "/{id}/sites", "view_endpoint"),
+    ("GET", "/{id}/sites/{slug}", "view_endpoint"),
+    ("PUT", "/{id}/sites/{slug}", "change_endpoint"),
+    ("DELETE", "/{id}/sites/{slug}", "change_endpoint"),
     ("GET", "/revision", "view_endpoint"),
     ("POST", "/revision/restore", "add_endpoint,change_endpoint,delete_endpoint"),
 ]
@@ -291,7 +295,13 @@ CALLS = [
 
 def test_every_route_of_the_registry_is_in_the_list() -> None:
     routes = {
-        (str(pattern.pattern).replace("<str:model_id>", "{id}").removeprefix(MODELS[1:]), method.upper())
+        (
+            str(pattern.pattern)
+            .replace("<str:model_id>", "{id}")
+            .replace("<str:slug>", "{slug}")
+            .removeprefix(MODELS[1:]),
+            method.upper(),
+        )
         for resolver in get_resolver().url_patterns
         for pattern in getattr(resolver, "url_patterns", [])
         if str(pattern.pattern).startswith(MODELS[1:]) and not str(pattern.pattern).endswith("/")
@@ -304,7 +314,13 @@ def test_every_route_of_the_registry_is_in_the_list() -> None:
 @pytest.mark.parametrize("who", ["nobody", "member", "manager", "staff", "not staff", "closed", "other rights"])
 def test_others_get_nowhere(boss: Api, world: World, who: str) -> None:
     made = make(boss)
-    before = list(Endpoint.objects.values()), list(EndpointRevision.objects.values())
+    EndpointGrant.across_sites.create(site=world.acorn, endpoint_id=made["id"])
+
+    def everything() -> list[Any]:
+        rows = Endpoint.objects, EndpointRevision.objects, EndpointGrant.across_sites
+        return [list(some.values()) for some in rows]
+
+    before = everything()
     every = ("view_endpoint", "add_endpoint", "change_endpoint", "delete_endpoint")
     for method, path, needed in CALLS:
         User.objects.filter(username="站员").delete()
@@ -329,11 +345,13 @@ def test_others_get_nowhere(boss: Api, world: World, who: str) -> None:
             who, (403, "not_allowed")
         )
         status, problem = api(
-            method, path.replace("{id}", str(made["id"])), {"weight": 5} if method != "GET" else None
+            method,
+            path.replace("{id}", str(made["id"])).replace("{slug}", "acorn"),
+            {"weight": 5} if method != "GET" else None,
         )
         assert (status, problem["code"]) == refused, f"{method} {path}"
         assert KEY not in json.dumps(problem)
-    assert (list(Endpoint.objects.values()), list(EndpointRevision.objects.values())) == before
+    assert everything() == before
 
 
 def test_staff_with_the_permission_get_in_by_session_and_by_token(boss: Api, world: World) -> None:
