@@ -13,9 +13,10 @@ from providers import errors
 from providers.clients.dashscope_app import DashScopeAppProvider
 from providers.clients.openai_chat import OpenAIChatProvider
 from providers.clients.scripted import ScriptedProvider
+from providers.credentials import Secret
 from providers.http import HttpPolicy, new_client
-from providers.pool import FAILURES_TO_OPEN, OPEN_SECONDS, Pool, probe
-from providers.registry import EndpointConfig, Snapshot, stand_in_endpoint
+from providers.pool import CREDENTIALS_KEPT, FAILURES_TO_OPEN, OPEN_SECONDS, Pool, probe
+from providers.registry import EndpointConfig, Grant, Snapshot, stand_in_endpoint
 from tests.fakes.provider import FakeProvider, expected_text
 
 
@@ -289,3 +290,115 @@ def test_each_dialect_has_its_client() -> None:
     application = pool.provider_for(endpoint(1, dialect="dashscope_app", base_url="", model="app-1"))
     assert isinstance(application, DashScopeAppProvider)
     assert type(pool.provider_for(endpoint(2))) is OpenAIChatProvider
+
+
+def with_key(config: EndpointConfig, number: int, key: str = "sk-own-0123456789") -> EndpointConfig:
+    """Return the endpoint as somebody else calls it."""
+    return replace(config, api_key=Secret(f"{key}{number}"), credential=f"site:{number}")
+
+
+REFUSALS: list[errors.ProviderError] = [
+    errors.Unauthorized(),
+    errors.QuotaExceeded(),
+    errors.RateLimited(),
+    errors.RateLimited(retry_after_seconds=60),
+    errors.UnknownModel(),
+    errors.Misconfigured(code="bad_api_key"),
+    errors.MalformedReply(code="no_token"),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
+def test_a_refused_key_rests_alone(error: errors.ProviderError) -> None:
+    pool = Pool(clock=Clock())
+    shared = endpoint(1)
+    theirs, others = with_key(shared, 7), with_key(shared, 8)
+    for _ in range(FAILURES_TO_OPEN):
+        pool.breaker(theirs).failed(error)
+    assert pool.breaker(theirs).state == "open"
+    assert {pool.breaker(e).state for e in (shared, others)} == {"closed"}
+
+
+def test_the_endpoints_own_key_rests_alone_too() -> None:
+    pool = Pool(clock=Clock())
+    shared = endpoint(1)
+    for _ in range(FAILURES_TO_OPEN):
+        pool.breaker(shared).failed(errors.Unauthorized())
+    assert (pool.breaker(shared).state, pool.breaker(with_key(shared, 7)).state) == ("open", "closed")
+
+
+def test_an_outage_is_everybodys_and_so_is_its_end() -> None:
+    clock = Clock()
+    pool = Pool(clock=clock)
+    shared = endpoint(1)
+    callers = [shared, with_key(shared, 7), with_key(shared, 8)]
+    for number in range(FAILURES_TO_OPEN):
+        pool.breaker(callers[number % 3]).failed(errors.Unavailable())
+    assert [pool.breaker(e).state for e in callers] == ["open"] * 3
+    clock.now += OPEN_SECONDS + 0.1
+    with pool.breaker(callers[1]).call():
+        assert not pool.breaker(callers[2]).allows(), "one probe at a time, whoever it is"
+        pool.breaker(callers[1]).succeeded()
+    assert [pool.breaker(e).state for e in callers] == ["closed"] * 3
+
+
+def test_a_probe_with_a_wrong_key_tells_nothing_of_the_line() -> None:
+    clock = Clock()
+    pool = Pool(clock=clock)
+    shared = endpoint(1)
+    for _ in range(FAILURES_TO_OPEN):
+        pool.breaker(shared).failed(errors.Unavailable())
+    clock.now += OPEN_SECONDS + 0.1
+    with pool.breaker(with_key(shared, 7)).call():
+        pool.breaker(with_key(shared, 7)).failed(errors.Unauthorized())
+    assert (pool.breaker(shared).state, pool.breaker(shared).allows()) == ("half-open", True)
+
+
+def test_all_keys_count_against_the_limits_of_the_endpoint() -> None:
+    pool = Pool(clock=Clock())
+    shared = endpoint(1, concurrency_max=2, requests_per_minute=3)
+    pool.breaker(shared).begin()
+    pool.breaker(with_key(shared, 7)).begin()
+    assert names(pool, with_key(shared, 8)) == []
+    pool.breaker(shared).end()
+    assert names(pool, with_key(shared, 8)) == ["e1"]
+    pool.breaker(with_key(shared, 8)).begin()
+    pool.breaker(with_key(shared, 8)).end()
+    assert names(pool, shared) == [], "three requests in this minute"
+
+
+def test_a_new_key_does_not_wait_for_the_rest_of_the_old_one() -> None:
+    pool = Pool(clock=Clock())
+    wrong, right = with_key(endpoint(1), 7, "sk-wrong-"), with_key(endpoint(1), 7, "sk-right-")
+    for _ in range(FAILURES_TO_OPEN):
+        pool.breaker(wrong).failed(errors.Unauthorized())
+    assert pool.breaker(replace(wrong, api_key=Secret("sk-wrong-7"))).state == "open", "decrypted anew"
+    assert pool.breaker(right).state == "closed"
+
+
+def test_each_key_has_its_client_and_only_those_in_use_are_kept() -> None:
+    pool = Pool(clock=Clock())
+    shared = endpoint(1)
+    first = pool.provider_for(with_key(shared, 0))
+    assert first is not pool.provider_for(shared)
+    assert pool.provider_for(with_key(shared, 0)) is first
+    for number in range(CREDENTIALS_KEPT):
+        pool.provider_for(with_key(shared, number))
+        pool.breaker(with_key(shared, number))
+    assert (len(pool._providers), len(pool._keys), len(pool._lines)) == (CREDENTIALS_KEPT, CREDENTIALS_KEPT, 1)
+
+
+def test_keys_that_no_snapshot_knows_are_forgotten() -> None:
+    pool = Pool(clock=Clock())
+    shared = endpoint(1)
+    kept, taken = with_key(shared, 7), with_key(shared, 8)
+    clients = [pool.provider_for(e) for e in (shared, kept, taken)]
+    pool.breaker(taken)
+    pool.forget_missing(Snapshot(2, (shared,), {7: {1: Grant(kept.credential, kept.api_key)}}))
+    assert [pool.provider_for(e) is c for e, c in zip((shared, kept, taken), clients, strict=True)] == [
+        True,
+        True,
+        False,
+    ]
+    pool.forget_missing(Snapshot(3, ()))
+    assert (len(pool._providers), len(pool._keys)) == (0, 0)

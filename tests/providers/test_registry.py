@@ -10,7 +10,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from providers import registry
-from providers.credentials import new_key
+from providers.credentials import Secret, new_key
 from providers.errors import Misconfigured
 from providers.models import Endpoint, RegistryRevision
 
@@ -211,3 +211,47 @@ def test_an_application_needs_no_url_and_keeps_sessions() -> None:
     assert (endpoint.dialect, endpoint.model, endpoint.keeps_sessions) == ("dashscope_app", "app-1", True)
     make("通用")
     assert [e.keeps_sessions for e in registry.load_snapshot().endpoints] == [True, False]
+
+
+def held(number: int, **fields: Any) -> registry.EndpointConfig:
+    """Return an endpoint as a snapshot holds it."""
+    return registry.EndpointConfig(id=number, name=f"e{number}", dialect="openai", model="m", **fields)
+
+
+def test_a_holder_sees_what_is_shared_and_what_was_granted_with_its_keys() -> None:
+    own = Secret("sk-own-0123456789")
+    endpoints = (held(1), held(2, is_shared=False), held(3, is_shared=False), registry.stand_in_endpoint())
+    snapshot = registry.Snapshot(4, endpoints, {7: {1: registry.Grant("site:7", own), 2: registry.Grant()}})
+    mine = snapshot.of(7).endpoints
+    assert [(e.name, e.credential, e.api_key) for e in mine] == [
+        ("e1", "site:7", own),
+        ("e2", "", None),
+        ("stand-in", "", None),
+    ]
+    assert [(e.name, e.credential) for e in snapshot.of(8).endpoints] == [("e1", ""), ("stand-in", "")]
+    assert snapshot.of(7) is snapshot.of(7) and snapshot.of(8) is snapshot.of(9), "made once"
+    assert "sk-own" not in repr(snapshot)
+
+
+def test_where_all_is_shared_and_nothing_granted_a_holder_sees_the_snapshot_itself() -> None:
+    snapshot = registry.Snapshot(4, (held(1), held(2)), {7: {1: registry.Grant()}})
+    assert snapshot.of(8) is snapshot
+    assert snapshot.with_keys({}) is snapshot
+
+
+def test_a_key_that_cannot_be_used_is_replaced_by_none() -> None:
+    snapshot = registry.Snapshot(4, (held(1), held(2)), {7: {1: registry.Grant("site:7", is_usable=False)}})
+    assert [e.name for e in snapshot.of(7).endpoints] == ["e2"]
+
+
+def test_the_target_of_keys_is_the_host_and_of_a_configuration_all_of_it() -> None:
+    def target(**fields: Any) -> str:
+        return Endpoint(**{"dialect": "openai", "base_url": "https://a.example/v1", **fields}).key_target
+
+    assert target() == target(base_url="https://A.example/v2", model="other", params={"x": 1})
+    assert len({target(), target(base_url="https://b.example"), target(base_url="http://a.example/v1")}) == 3
+    assert target(dialect="dashscope_app", base_url="") == target(
+        dialect="dashscope_app", base_url="https://dashscope.aliyuncs.com/api/v1"
+    )
+    first = target(dialect="declarative", config={"ready": "openai", "values": {"base_url": "https://x"}})
+    assert first != target(dialect="declarative", config={"ready": "openai", "values": {"base_url": "https://y"}})
