@@ -28,7 +28,7 @@ from django.views.debug import ExceptionReporter
 from chatsite.asgi import application
 from chatsite.logs import JsonFormatter
 from conversations.generation.engine import engine
-from conversations.models import Generation, User
+from conversations.models import EndpointGrant, Generation, MemberKey, Site, User
 from providers import registry
 from providers.base import ChatProvider
 from providers.clients.openai_chat import OpenAIChatProvider
@@ -37,10 +37,11 @@ from providers.models import Endpoint
 from providers.types import ChatMessage, ChatRequest
 from tests.conversations.generation.conftest import claims_of, in_unit, send
 from tests.fakes.provider import STATUS_FAULTS, Exchange, FakeProvider
-from tests.world import bearer, make_conversation, make_world
+from tests.world import World, bearer, make_conversation, make_world
 
 CANARY = "sk-canary/7f3a+9c1e5b2d8040"
 MODELS = "/api/v1/admin/models"
+KEYS = "/api/xcx/keys"
 # Every way to fail that the fake provider knows, and every way to answer oddly.
 FAULTS = sorted(STATUS_FAULTS | {name[3:] for name in vars(Exchange) if name.startswith("do_")})
 
@@ -157,9 +158,8 @@ async def sent_to(path: str, headers: dict[str, str]) -> str:
     return str(sent[0]) + b"".join(message.get("body", b"") for message in sent).decode()
 
 
-async def ask_them_all(questions: dict[str, list[str]]) -> list[str]:
+async def ask_them_all(world: World, questions: dict[str, list[str]]) -> list[str]:
     """Return what readers saw of the replies to these questions, asked of the endpoint of their name alone."""
-    world = await in_unit(make_world)
     claims = await in_unit(claims_of, world.alice)
     headers = await in_unit(bearer, world.alice)
     serving = engine()
@@ -203,8 +203,9 @@ def assert_silent(where: str, texts: list[str]) -> None:
             assert position < 0, f"{where}: …{text[max(0, position - 150) : position]}HERE"
 
 
+@pytest.mark.parametrize("whose", ["endpoint", "site", "member"])
 def test_a_planted_key_is_found_nowhere(
-    transactional_db: None, fake_provider: FakeProvider, parrot: str, ear: Ear, settings: Any
+    transactional_db: None, fake_provider: FakeProvider, parrot: str, ear: Ear, settings: Any, whose: str
 ) -> None:
     settings.SECRET_KEYS = [new_key()]
     settings.PROVIDER_ALLOWED_ADDRESSES = [fake_provider.address, parrot, "127.0.0.1:9"]
@@ -216,10 +217,17 @@ def test_a_planted_key_is_found_nowhere(
     client = Client(raise_request_exception=False)
     client.force_login(User.objects.create(username="老板", is_staff=True, is_superuser=True))
     answers: list[str] = []
+    world = make_world()
+    Site.objects.update(settings={"member_keys": True})
+    alice = bearer(world.alice)
 
-    def call(method: str, path: str, body: Any = None) -> Any:
+    def call(method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
         answer = client.generic(
-            method, path, data="" if body is None else json.dumps(body), content_type="application/json"
+            method,
+            path,
+            data="" if body is None else json.dumps(body),
+            content_type="application/json",
+            headers=headers,
         )
         answers.append(answer.content.decode() + str(answer.headers))
         return answer
@@ -233,8 +241,15 @@ def test_a_planted_key_is_found_nowhere(
         given.append({"name": f"any {way}", "dialect": "declarative", "config": config})
         given.append({"name": f"app {way}", "dialect": "dashscope_app", "baseUrl": f"http://{parrot}/{way}"})
     for fields in given:
-        answer = call("POST", MODELS, {"model": "m", "apiKey": CANARY, "isActive": False, **fields})
+        planted = {"apiKey": CANARY} if whose == "endpoint" else {}
+        answer = call("POST", MODELS, {"model": "m", **planted, "isActive": whose == "member", **fields})
         assert answer.status_code == 201, answers[-1]
+        made = answer.json()["id"]
+        if whose == "site":
+            answer = call("PUT", f"{MODELS}/{made}/sites/acorn", {"apiKey": CANARY})
+        elif whose == "member":
+            answer = call("PUT", f"{KEYS}/{made}", {"apiKey": CANARY}, alice)
+        assert answer.status_code < 300, answers[-1]
     # What is refused does not come back, either.
     for refused in (
         {"apiKey": f"{CANARY}\n"},
@@ -245,11 +260,19 @@ def test_a_planted_key_is_found_nowhere(
             call("POST", MODELS, {"name": "坏", "baseUrl": "https://x.example/v1", **refused}).status_code == 422
         )
     assert call("PATCH", f"{MODELS}/999999", {"apiKey": CANARY}).status_code == 404
+    for bad in (f"{CANARY}\n", f"{CANARY} ", f"密{CANARY}"):
+        assert call("PUT", f"{MODELS}/{made}/sites/birch", {"apiKey": bad}).status_code == 422
+        assert call("PUT", f"{KEYS}/{made}", {"apiKey": bad}, alice).status_code == 422
+    assert call("PUT", f"{MODELS}/{made}/sites/nobody", {"apiKey": CANARY}).status_code == 404
+    assert call("PUT", f"{KEYS}/999999", {"apiKey": CANARY}, alice).status_code == 404
+    sites = {"grants-TOTAL_FORMS": "1", "grants-INITIAL_FORMS": "0", "grants-0-api_key": CANARY}
+    answers.append(client.post("/admin/providers/endpoint/add/", sites).content.decode())
     client.post("/admin/providers/endpoint/add/", {"name": "", "api_key": CANARY, "base_url": CANARY})
     answers.append(client.post("/admin/providers/endpoint/add/", {"api_key": CANARY}).content.decode())
 
     # Every test, every reply.
-    tested = [call("POST", f"{MODELS}/{row.pk}/test").json() for row in Endpoint.objects.all()]
+    as_whom = {"site": "acorn"} if whose == "site" else {}
+    tested = [call("POST", f"{MODELS}/{row.pk}/test", as_whom).json() for row in Endpoint.objects.all()]
     assert sum(not test["ok"] for test in tested) >= len(Parrot.ways) - 1
     chosen = [str(pk) for pk in Endpoint.objects.values_list("pk", flat=True)]
     for some in (chosen[start : start + 5] for start in range(0, len(chosen), 5)):
@@ -259,9 +282,10 @@ def test_a_planted_key_is_found_nowhere(
         answers.append(said.content.decode())
     questions = {fields["name"]: ["你好"] for fields in given}
     questions["faults"] = [f"[[fault={fault}{' rate=50' * (fault == 'slow')}]]" for fault in FAULTS]
-    seen = asyncio.run(ask_them_all(questions))
+    seen = asyncio.run(ask_them_all(world, questions))
     codes = set(Generation.across_sites.values_list("error_code", flat=True))
     assert len(seen) == 2 * sum(map(len, questions.values())) and len(codes) > 10, codes
+    assert set(Generation.across_sites.values_list("credential", flat=True)) == {whose}
 
     for name in ("refusal", "any words", "app html", "nobody"):
         printed = StringIO()
@@ -274,6 +298,7 @@ def test_a_planted_key_is_found_nowhere(
     # All that anybody can look at.
     row = Endpoint.objects.get(name="refusal")
     pages = ["/admin/", "/metrics", "/api/schema", f"{MODELS}/revision", MODELS, f"{MODELS}/{row.pk}"]
+    pages += [f"{MODELS}/{row.pk}/sites"]
     pages += [
         reverse(f"admin:conversations_{name}_changelist") for name in ("generation", "worker", "conversation")
     ]
@@ -285,6 +310,11 @@ def test_a_planted_key_is_found_nowhere(
         reverse("admin:conversations_generation_change", args=[pk])
         for pk in Generation.across_sites.values_list("pk", flat=True)[:12]
     ]
+    pages += [
+        reverse("admin:conversations_site_change", args=[world.acorn.pk]),
+        reverse("admin:conversations_membership_change", args=[world.alice.pk]),
+    ]
+    call("GET", KEYS, headers=alice)
     for page in pages:
         answer = client.get(page)
         assert answer.status_code == 200, page
@@ -295,7 +325,13 @@ def test_a_planted_key_is_found_nowhere(
     for path in (f"{MODELS}/{row.pk}/test", f"{MODELS}/{row.pk}/activate"):
         call("POST", path)
     registry.refresh()
-    assert row.api_key_encrypted not in "".join([*answers, *ear.lines])
+    holder = {
+        "endpoint": Endpoint.objects.filter(pk=row.pk),
+        "site": EndpointGrant.across_sites.filter(endpoint=row),
+        "member": MemberKey.across_sites.filter(endpoint=row),
+    }[whose].get()
+    assert holder.api_key_encrypted and holder.api_key_encrypted not in "".join([*answers, *ear.lines])
+    assert f"…{CANARY[-4:]}" in "".join(answers), "the mask alone is shown"
 
     assert "provider_failed" in "".join(ear.lines)
     assert_silent("log", ear.lines)

@@ -13,6 +13,7 @@ from conversations.models import (
     Generation,
     IdempotencyKey,
     Login,
+    MemberKey,
     Message,
     ReplyChunk,
     VendorSession,
@@ -79,6 +80,11 @@ def hang_key(world: World) -> None:
     )
 
 
+def hang_own_key(world: World) -> None:
+    endpoint = Endpoint.objects.create(name="主力", dialect="scripted")
+    MemberKey.across_sites.create(site=world.birch, membership=world.alice, endpoint=endpoint)
+
+
 @pytest.mark.parametrize(
     "hang",
     [
@@ -90,6 +96,7 @@ def hang_key(world: World) -> None:
         hang_login,
         hang_key,
         hang_session,
+        hang_own_key,
     ],
 )
 def test_no_row_can_hang_on_another_sites(world: World, hang: Callable[[World], None]) -> None:
