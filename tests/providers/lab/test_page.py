@@ -329,7 +329,7 @@ def test_one_button_fills_in_the_form_of_a_new_endpoint(editor: Client) -> None:
     assert not Endpoint.objects.exists()
     filled = {
         "name": "新的", "dialect": "declarative", "model": "gpt", "priority": "10", "weight": "1", "params": "{}",
-        "config": json.dumps(initial["config"]),
+        "config": json.dumps(initial["config"]), "grants-TOTAL_FORMS": "0", "grants-INITIAL_FORMS": "0",
     }  # fmt: skip
     assert editor.post(ADD, filled).status_code == 302
     assert Endpoint.objects.get().config == kept
