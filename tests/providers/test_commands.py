@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from providers.credentials import check_keys, decrypt, new_key
-from providers.models import Endpoint, EndpointRevision
+from providers.models import Endpoint, EndpointRevision, RegistryRevision
 from tests.fakes.provider import FakeProvider, expected_text
 
 pytestmark = pytest.mark.django_db
@@ -61,7 +61,9 @@ def test_rotate_keys_moves_every_secret_under_the_first_key(settings: Any) -> No
         row.save()
     Endpoint.objects.create(name="无", dialect="scripted")
     settings.SECRET_KEYS = [new, old]
+    before = RegistryRevision.objects.get().revision
     assert run("rotate_keys").startswith("2 secrets")
+    assert RegistryRevision.objects.get().revision == before + 1, "one change, one revision"
     stored = dict(Endpoint.objects.exclude(name="无").values_list("name", "api_key_encrypted"))
     assert {n: decrypt(c, keys=[new]).reveal() for n, c in stored.items()} == {n: KEY + n for n in ("甲", "乙")}
     kept = [values for revision in EndpointRevision.objects.all() for values in revision.endpoints]

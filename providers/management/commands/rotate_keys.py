@@ -34,7 +34,9 @@ class Command(BaseCommand):
             rows = [
                 row
                 for model in keyed
-                for row in model._base_manager.select_for_update().exclude(api_key_encrypted="").order_by("pk")
+                for row in model._base_manager.select_for_update(no_key=True)
+                .exclude(api_key_encrypted="")
+                .order_by("pk")
             ]
             unreadable = []
             for row in rows:
@@ -46,8 +48,8 @@ class Command(BaseCommand):
                 raise CommandError(
                     "No key of the list opens the secret of: " + ", ".join(unreadable) + ". Nothing was changed."
                 )
+            # Not the queryset of `objects`, whose every write is a revision of its own: this is one change.
             for row in rows:
-                # As one change of the registry, not one for each row: the revisions that are kept stay.
                 plain: models.QuerySet[models.Model] = models.QuerySet(type(row))
                 plain.filter(pk=row.pk).update(api_key_encrypted=row.api_key_encrypted)
             for kept in EndpointRevision.objects.select_for_update():
@@ -56,5 +58,6 @@ class Command(BaseCommand):
                     with suppress(Misconfigured):
                         values["api_key_encrypted"] = rotate(values["api_key_encrypted"])
                 kept.save(update_fields=["endpoints"])
-            bump_revision(are_endpoints_changed=False)
+            if rows:
+                bump_revision(are_endpoints_changed=False)
         self.stdout.write(f"{len(rows)} secrets are now under the first key.")
