@@ -44,6 +44,8 @@ HEARTBEAT_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 60.0
 PROGRESS_SECONDS = 10.0
 SEAL_RETRY_SECONDS = 0.3
+NOBODY = 0
+"""A worker that is never alive: an action in its name finds what there is, and begins nothing."""
 
 
 class Engine:
@@ -432,6 +434,8 @@ class Engine:
 
     async def _begin(self, begin: Callable[..., Started], args: Any, kwargs: Any, request_id: str) -> Started:
         for _ in range(20):
+            if self.is_draining:
+                return await self._find_begun(begin, args, kwargs)
             worker = await self.ready()
             try:
                 started = await db.unit(
@@ -454,6 +458,16 @@ class Engine:
                 self._launch(started, worker, request_id)
             return started
         raise Unavailable(retry_after_seconds=5)
+
+    async def _find_begun(self, begin: Callable[..., Started], args: Any, kwargs: Any) -> Started:
+        """Return what an earlier call with the same key began: to be read, while nothing new may begin here.
+
+        Raises: Unavailable.
+        """
+        try:
+            return await db.unit(begin, *args, worker_id=NOBODY, lease_seconds=settings.LEASE_SECONDS, **kwargs)
+        except OwnerGone:
+            raise Unavailable(retry_after_seconds=2) from None
 
     def _launch(self, started: Started, worker: int, request_id: str) -> None:
         if worker != self.worker_id or self._writer is None:

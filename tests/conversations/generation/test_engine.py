@@ -12,12 +12,12 @@ import pytest
 from django.db import OperationalError
 
 from conversations.db import database_now
-from conversations.errors import Conflict, Invalid, NotAllowed
+from conversations.errors import Conflict, Invalid, NotAllowed, Unavailable
 from conversations.generation import actions, sweeper
 from conversations.generation.actions import Send, Started
 from conversations.generation.engine import Engine
 from conversations.generation.store import conninfo
-from conversations.models import Generation, Message, ReplyChunk, Site, Worker, WorkerLog
+from conversations.models import Generation, IdempotencyKey, Message, ReplyChunk, Site, Worker, WorkerLog
 from providers.models import Endpoint
 from tests.conversations.generation.conftest import claims_of, eventually, in_unit, new_chat, running_engines, send
 from tests.world import World
@@ -236,6 +236,29 @@ async def test_a_drain_seals_what_does_not_end_in_time(people: World, settings: 
         (_, short_status), (text, long_status) = await asyncio.gather(*reading)
     assert (short_status, long_status) == ("complete", "interrupted")
     assert (await in_unit(stored, long.reply_id)).content == text != ""
+
+
+async def test_a_draining_worker_finds_what_was_begun_and_begins_nothing(people: World) -> None:
+    chats = [await in_unit(new_chat, people.alice) for _ in range(2)]
+    claims = await in_unit(claims_of, people.alice)
+    keys = [{"idempotency_key": f"key-000{number}", "body_hash": "same"} for number in range(3)]
+    async with running_engines() as [engine]:
+        done = await send(engine, claims, chats[0], "[[n=3]]", **keys[0])
+        text, _ = await read_to_end(engine, done.reply_id)
+        running = await send(engine, claims, chats[1], "[[n=500 rate=100]]", **keys[1])
+        draining = engine.drain()
+        for chat, begun, key in ((chats[0], done, keys[0]), (chats[1], running, keys[1])):
+            found = await send(engine, claims, chat, "再来", **key)
+            assert (found.reply_id, found.is_new) == (begun.reply_id, False)
+        assert await read_to_end(engine, done.reply_id) == (text, "complete")
+        for chat in chats:
+            for key in ({}, keys[2]):
+                with pytest.raises(Unavailable):
+                    await send(engine, claims, chat, "新的", **key)
+        engine._interrupt(running.reply_id, "stop")
+        await draining
+    kept = await in_unit(lambda: set(IdempotencyKey.across_sites.values_list("key", flat=True)))
+    assert kept == {"key-0000", "key-0001"}, "a refused question may be asked again with its key"
 
 
 async def test_a_site_may_refuse_the_stand_in(people: World) -> None:
