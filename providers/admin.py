@@ -28,7 +28,7 @@ from providers.clients.dashscope_app import BASE_URL, SET_BY_US
 from providers.clients.declarative.fill import check_base_url
 from providers.clients.declarative.schema import ConfigRefused
 from providers.clients.declarative.stored import addresses_of, check_stored
-from providers.clients.openai_chat import chat_url
+from providers.clients.openai_chat import CONTINUES, chat_url
 from providers.errors import ConnectFailed, Misconfigured
 from providers.http import resolve
 from providers.lab.pages import LabPages
@@ -88,6 +88,7 @@ class EndpointForm(forms.ModelForm):
             "output_micros_per_million",
             "params",
             "config",
+            "continues",
             "connect_seconds",
             "first_seconds",
             "idle_seconds",
@@ -110,6 +111,7 @@ class EndpointForm(forms.ModelForm):
         if not isinstance(params, dict):
             raise forms.ValidationError(_('Write a JSON object, for example {"temperature": 0.7}.'))
         _refuse_unstorable(params)
+        _check_continues(params.get(CONTINUES))
         is_application = self.cleaned_data.get("dialect") == Endpoint.Dialect.DASHSCOPE_APP
         if taken := sorted((SET_BY_US if is_application else {"model", "messages", "stream"}) & set(params)):
             raise forms.ValidationError(_("These are set by the system: %(names)s.") % {"names": ", ".join(taken)})
@@ -232,6 +234,20 @@ def _refuse_unstorable(value: Any) -> None:
         raise forms.ValidationError(_("There are characters in it that cannot be stored."))
 
 
+def _check_continues(value: Any) -> None:
+    """Return when this says what a vendor wants to go on with a text. Raises: ValidationError."""
+    is_good = value is None or (
+        isinstance(value, dict)
+        and set(value) <= {"message", "params"}
+        and all(isinstance(part, dict) for part in value.values())
+    )
+    taken = {"role", "content", "model", "messages", "stream"}
+    if not is_good or (value and any(taken & set(part) for part in value.values())):
+        raise forms.ValidationError(
+            _('continues is such as {"message": {"partial": true}}: objects "message" and "params", nothing else.')
+        )
+
+
 def _called(endpoint: Endpoint) -> tuple[str, ...]:
     """Return what is called: whoever changes it has an endpoint that nobody has tested."""
     params = json.dumps(endpoint.params, sort_keys=True)
@@ -285,6 +301,7 @@ class EndpointAdmin(LabPages):
                 "fields": [
                     "params",
                     "config",
+                    "continues",
                     "connect_seconds",
                     "first_seconds",
                     "idle_seconds",

@@ -7,7 +7,7 @@ ProviderError
   Unreachable                   nobody answered, or not in time
     ConnectFailed · TimedOut(phase) · Unavailable (5xx)
   Broken                        an answer that is not one
-    MalformedReply · StreamCut · ReplyTooLong
+    MalformedReply · StreamCut · StartedOver · ReplyTooLong
 """
 
 from __future__ import annotations
@@ -175,6 +175,13 @@ class StreamCut(Broken):
     """The stream ended without saying that the model had finished."""
 
     code = "stream_cut"
+
+
+class StartedOver(Broken):
+    """Asked to go on with an answer, the model gave another one from its beginning."""
+
+    code = "started_over"
+    retryable = False
 
 
 class ReplyTooLong(Broken):

@@ -19,6 +19,11 @@ from providers.credentials import Secret, decrypt, encrypt, mask
 
 REGISTRY_CHANNEL = "providers_registry"  # NOTIFY carries the new revision
 REVISIONS_KEPT = 20
+WAYS_TO_CONTINUE = [
+    ("prefix", _("handed the text as the beginning of its own answer")),
+    ("instruction", _("asked in words")),
+    ("none", _("not at all")),
+]
 
 
 class RegistryRevision(models.Model):
@@ -205,6 +210,16 @@ class Endpoint(KeyedModel):
         blank=True,
         help_text=_('For “any API”: a configuration, or the name of a ready one: {"ready": "anthropic"}'),
     )
+    # Empty: by dialect and configuration (docs/providers.md, "In mid-reply").
+    continues = models.CharField(
+        _("goes on with another's reply"),
+        max_length=12,
+        blank=True,
+        default="",
+        db_default="",
+        choices=WAYS_TO_CONTINUE,
+        help_text=_("When another endpoint fails in mid-reply; empty: as its dialect or configuration says."),
+    )
     # Seconds; empty means the PROVIDER_* setting.
     connect_seconds = models.FloatField(_("connect clock, seconds"), null=True, blank=True)
     first_seconds = models.FloatField(_("first payload clock, seconds"), null=True, blank=True)
@@ -229,6 +244,9 @@ class Endpoint(KeyedModel):
             models.CheckConstraint(
                 condition=Q(dialect__in=["openai", "dashscope_app", "declarative", "scripted"]),
                 name="endpoint_dialect",
+            ),
+            models.CheckConstraint(
+                condition=Q(continues__in=["", "prefix", "instruction", "none"]), name="endpoint_continues"
             ),
             models.CheckConstraint(condition=Q(weight__gte=1, weight__lte=1000), name="endpoint_weight"),
             models.CheckConstraint(condition=Q(priority__lte=1000), name="endpoint_priority"),

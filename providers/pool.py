@@ -39,7 +39,7 @@ RETRY_BUDGET = 10.0
 RETRY_EARNED = 0.1
 CREDENTIALS_KEPT = 1024
 # What says nothing about the endpoint's health: the question or its answer was at fault.
-_NOT_ITS_FAULT = (errors.BadRequest, errors.ContentBlocked, errors.ReplyTooLong)
+_NOT_ITS_FAULT = (errors.BadRequest, errors.ContentBlocked, errors.StartedOver, errors.ReplyTooLong)
 
 
 # Who is told no, or cannot ask, may hold the wrong key or an empty account: others may fare better.
@@ -119,7 +119,8 @@ class Breaker:
         now = self.clock()
         if isinstance(error, errors.RateLimited) and error.retry_after_seconds:
             # It is well and wants to be left alone: nothing is learned by trying sooner.
-            self.open_until = now + min(error.retry_after_seconds, _REST_MAX_SECONDS)
+            # A longer rest that has begun is not cut short by it.
+            self.open_until = max(self.open_until, now + min(error.retry_after_seconds, _REST_MAX_SECONDS))
             self.is_probing = False
         elif self.is_probing or (self.failures >= FAILURES_TO_OPEN and self.state != "open"):
             # Not again while it rests: what fails then had begun before, and is the same outage.

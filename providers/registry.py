@@ -20,9 +20,10 @@ from django.conf import settings
 from django.db import transaction
 
 from providers.base import Clocks
+from providers.clients.declarative.continuing import Continues, ability
 from providers.clients.declarative.schema import ConfigRefused
 from providers.clients.declarative.stored import check_stored
-from providers.clients.openai_chat import chat_url
+from providers.clients.openai_chat import CONTINUES, chat_url
 from providers.credentials import Secret
 from providers.errors import Misconfigured
 from providers.http import HttpPolicy
@@ -60,6 +61,10 @@ class EndpointConfig:
     output_micros_per_million: int | None = None
     is_shared: bool = True
     credential: str = ""
+    continues: Continues = ""
+    """How it goes on with an answer that another endpoint began; `""`: not known."""
+    reads_last_text_only: bool = False
+    """Whether it is sent nothing but the last text of the user."""
 
     def cost_micros(self, input_tokens: int, output_tokens: int) -> int | None:
         """Return what so many tokens cost, in millionths of the currency; None when no price is known."""
@@ -196,6 +201,7 @@ def config_of(row: Endpoint) -> EndpointConfig:
     """Return one row as a worker uses it. Raises Misconfigured when its key cannot be read."""
     defaults = clocks_from_settings()
     key = row.api_key()
+    continues, reads_last_text_only = _continuing_of(row)
     return EndpointConfig(
         id=row.pk,
         name=row.name,
@@ -219,6 +225,8 @@ def config_of(row: Endpoint) -> EndpointConfig:
         input_micros_per_million=row.input_micros_per_million,
         output_micros_per_million=row.output_micros_per_million,
         is_shared=row.is_shared,
+        continues=continues,
+        reads_last_text_only=reads_last_text_only,
     )
 
 
@@ -247,6 +255,24 @@ def ask_for_grants(loader: Callable[[Sequence[Endpoint]], Grants]) -> None:
     """
     global _load_grants
     _load_grants = loader
+
+
+def _continuing_of(row: Endpoint) -> tuple[Continues, bool]:
+    """Return how a row goes on with another's answer: as staff say, else by dialect, as far as its form allows."""
+    said = cast(Continues, row.continues)
+    if row.dialect == Endpoint.Dialect.DASHSCOPE_APP:
+        return ("none" if said == "none" else "instruction"), False
+    if row.dialect == Endpoint.Dialect.OPENAI:
+        return said or ("prefix" if CONTINUES in (row.params or {}) else ""), False
+    if row.dialect != Endpoint.Dialect.DECLARATIVE:
+        return said, False
+    try:
+        stored = check_stored(row.config)
+    except ConfigRefused as error:
+        raise Misconfigured(code="bad_config") from error
+    section = stored.config.sections[stored.mapi]
+    request = section.request
+    return ability(said or section.continuing.way, (*request.headers, *request.data, *request.params))
 
 
 def load_snapshot() -> Snapshot:

@@ -45,6 +45,9 @@ class ChatRequest:
 
     Only for vendors that keep the conversation themselves: vendor_session is theirs from the last Finished, None
     to begin one; biz_params are the facts an application of theirs asks for (who the member is).
+
+    is_begun: the last message is the beginning of the answer, and the model is to go on with it; some vendors
+    want to be told so.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -53,6 +56,7 @@ class ChatRequest:
     user_ref: str | None = None
     vendor_session: str | None = field(default=None, repr=False)
     biz_params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    is_begun: bool = False
 
     @property
     def prompt_chars(self) -> int:

@@ -63,7 +63,10 @@ class GenerationAdmin(ScopedAdmin):
     search_help_text = _("Endpoint, model, error code or the provider's request id")
     fieldsets = (
         (None, {"fields": ("reply", "number", "endpoint_used", "model_used", "status_label", "error")}),
-        (_("Size"), {"fields": ("prompt_size", "tokens", "cost", "key_used", "finish", "request_id")}),
+        (
+            _("Size"),
+            {"fields": ("prompt_size", "continued", "tokens", "cost", "key_used", "finish", "request_id")},
+        ),
         (_("Times"), {"fields": ("queued", "called", "first", "last", "finished", "closed")}),
         (_("Durations"), {"fields": ("first_token_after", "took")}),
     )
@@ -72,6 +75,7 @@ class GenerationAdmin(ScopedAdmin):
     endpoint_used = column("endpoint_name", _("endpoint"))
     model_used = column("model", _("model"))
     error = column("error_code", _("error"))
+    continued = column("continued_from", _("goes on after, characters"))
     finish = column("finish_reason", _("finish reason"))
     request_id = column("vendor_request_id", _("provider's request id"))
     queued = column("queued_at", _("accepted"))

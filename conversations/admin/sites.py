@@ -87,11 +87,12 @@ class SiteForm(forms.ModelForm):
         label=_("When a model fails in mid-reply"),
         choices=[
             ("off", _("End the reply as failed, with what it has")),
-            ("prefix", _("Another model goes on; it is shown the text so far as its own")),
+            ("on", _("Another model goes on, in the way that suits it")),
+            ("prefix", _("Another model goes on; it is shown the text so far as its own, if it can be")),
             ("instruction", _("Another model goes on; it is told to, in words")),
         ],
         widget=UnfoldAdminSelectWidget(),
-        help_text=_("Needs a second endpoint. The first way suits models that continue a given beginning."),
+        help_text=_("Needs a second endpoint."),
     )
     setting_member_keys = forms.BooleanField(
         label=_("Members' own keys"),

@@ -139,7 +139,7 @@ class GrantViewSet(StaffViewSet):
         given = read_given(GrantGivenSerializer, request)
         with tenant(site.pk):
             # Locked, so that it is there when this transaction ends.
-            endpoint = access_model(model_id, is_locked=True)
+            endpoint = access_model(model_id, to_change=True)
             row = EndpointGrant.objects.for_site(site).filter(endpoint=endpoint).first()
             row = row or EndpointGrant(site=site, endpoint=endpoint)
             if "api_key" in given:

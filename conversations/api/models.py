@@ -49,7 +49,7 @@ from conversations.tenancy.grants import config_for_site
 from providers.admin import EndpointForm
 from providers.advice import advice
 from providers.errors import Misconfigured
-from providers.models import Endpoint, EndpointRevision, restore_revision
+from providers.models import WAYS_TO_CONTINUE, Endpoint, EndpointRevision, restore_revision
 from providers.pool import probe
 from providers.registry import EndpointConfig, config_of
 
@@ -75,6 +75,7 @@ MODEL_EXAMPLE: dict[str, Any] = {
     "outputMicrosPerMillion": 10_000_000,
     "params": {"temperature": 0.7},
     "config": {},
+    "continues": "",
     "connectSeconds": None,
     "firstSeconds": 30.0,
     "idleSeconds": None,
@@ -156,6 +157,11 @@ class ModelGivenSerializer(GivenSerializer):
     output_micros_per_million = Whole(required=False, allow_null=True, help_text="Millionths of your currency.")
     params = Parameters(required=False)
     config = Parameters(required=False, help_text="Of a declarative endpoint; docs/declarative.md.")
+    continues = OneOf(
+        choices=[("", ""), *WAYS_TO_CONTINUE],
+        required=False,
+        help_text="How it goes on with a reply that another endpoint began; empty: by dialect and configuration.",
+    )
     connect_seconds = Seconds(required=False, allow_null=True)
     first_seconds = Seconds(required=False, allow_null=True)
     idle_seconds = Seconds(required=False, allow_null=True)
@@ -182,6 +188,7 @@ class ModelSerializer(CamelCaseSerializer):
     output_micros_per_million = serializers.IntegerField(allow_null=True)
     params = Parameters()
     config = Parameters()
+    continues = serializers.CharField()
     connect_seconds = serializers.FloatField(allow_null=True)
     first_seconds = serializers.FloatField(allow_null=True)
     idle_seconds = serializers.FloatField(allow_null=True)
@@ -263,13 +270,14 @@ def model_document(endpoint: Endpoint, *, is_written: bool = False) -> dict[str,
     return document
 
 
-def access_model(model_id: str, *, is_locked: bool = False) -> Endpoint:
-    """Return the endpoint of this id; locked, it cannot be deleted before the transaction ends.
+def access_model(model_id: str, *, to_change: bool = False) -> Endpoint:
+    """Return the endpoint of this id; `to_change` it is locked, so that of two changes neither undoes the other.
 
+    The ledger may refer to it all the while: replies under way do not wait.
     Raises: NotFound.
     """
     is_id = model_id.isascii() and model_id.isdigit() and len(model_id) < 19
-    rows = Endpoint.objects.select_for_update(no_key=True) if is_locked else Endpoint.objects.all()
+    rows = Endpoint.objects.select_for_update(no_key=True) if to_change else Endpoint.objects.all()
     endpoint = rows.filter(pk=int(model_id)).first() if is_id else None
     if endpoint is None:
         raise NotFound
@@ -365,10 +373,10 @@ class ModelViewSet(StaffViewSet):
     )
     def change(self, request: Request, model_id: str) -> Response:
         """Return the changed endpoint."""
-        endpoint = access_model(model_id)
+        access_model(model_id)
         given = read_given(ModelGivenSerializer, request)
         with transaction.atomic():
-            endpoint = save_model(endpoint, given)
+            endpoint = save_model(access_model(model_id, to_change=True), given)
             note(request, endpoint, CHANGE, "changed " + ", ".join(sorted(given)))
         return Response(model_document(endpoint, is_written=True))
 
@@ -440,11 +448,11 @@ class ModelViewSet(StaffViewSet):
         return self._switch(request, model_id, is_active=False)
 
     def _switch(self, request: Request, model_id: str, *, is_active: bool) -> Response:
-        endpoint = access_model(model_id)
-        if endpoint.is_active != is_active:
-            endpoint.is_active = is_active
-            endpoint.is_draining = endpoint.is_draining and not is_active
-            with transaction.atomic():
+        with transaction.atomic():
+            endpoint = access_model(model_id, to_change=True)
+            if endpoint.is_active != is_active:
+                endpoint.is_active = is_active
+                endpoint.is_draining = endpoint.is_draining and not is_active
                 endpoint.save(update_fields=["is_active", "is_draining", "updated_at"])
                 note(request, endpoint, CHANGE, "activated" if is_active else "deactivated")
         return Response(model_document(endpoint, is_written=True))

@@ -6,23 +6,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 import psycopg
 from django.conf import settings
 
 from conversations import db
+from conversations.context.prompt import estimate_tokens
 from conversations.generation import metrics
 from conversations.generation.buffer import Ending
 from conversations.generation.ledger import estimated_cost, ledger_values
 from conversations.generation.runs import Attempt, Run
-from conversations.generation.seam import Seam, continuation
+from conversations.generation.seam import Asking, Seam, StartedAnew, asking_of, continuation
 from conversations.generation.store import DatabaseAway, Store
 from conversations.generation.writer import Writer
 from conversations.tenancy.grants import usable_by
 from providers import registry
-from providers.errors import ProviderError
+from providers.errors import ProviderError, StartedOver
 from providers.pool import Pool
 from providers.registry import EndpointConfig
 from providers.types import ChatRequest, Finished, outcome_of
@@ -55,6 +56,8 @@ class Answerer:
         for endpoint in self._pool.attempts(snapshot):
             if endpoint.is_stand_in and not run.started.allows_stand_in:
                 continue
+            if not _may_be_asked(run, endpoint):
+                continue
             try:
                 with self._pool.breaker(endpoint).call():
                     if failure is not None:
@@ -68,7 +71,8 @@ class Answerer:
             usable = [e for e in snapshot.endpoints if run.started.allows_stand_in or not e.is_stand_in]
             return Ending("failed", error_code="provider_rate_limited" if usable else "no_model")
         last = run.attempt.endpoint
-        pause = self._pool.pause_before_retry(failure) if self._pool.has_room(last) else None
+        is_usable = _may_be_asked(run, last) and self._pool.has_room(last)
+        pause = self._pool.pause_before_retry(failure) if is_usable else None
         if pause is None:
             return Ending("failed", error_code=failure.public_code)
         try:
@@ -86,14 +90,19 @@ class Answerer:
         """
         so_far, thoughts = run.buffer.final_text() if run.chars else ("", "")
         run.attempt.began_at = (len(so_far), len(thoughts))
-        request = ChatRequest(messages=continuation(run.started.prompt, so_far, run.started.midstream_failover))
-        if endpoint.keeps_sessions and not so_far:
+        asking = asking_of(endpoint, run.started.midstream_failover)
+        messages = continuation(run.started.prompt, so_far, asking)
+        request = ChatRequest(messages, is_begun=bool(so_far) and asking == "prefix")
+        if endpoint.keeps_sessions:
             request = await self._with_session(run, endpoint, request)
+            if so_far:  # which no session of the vendor's has seen: it gets the history, and never both
+                request = replace(request, vendor_session=None)
+        run.attempt.asked_tokens = sum(estimate_tokens(message.content) for message in messages)
         breaker = self._pool.breaker(endpoint)
         metrics.PROMPT_CHARS.observe(request.prompt_chars)
         code = "interrupted"
         try:
-            ending = await self._read(run, endpoint, request, so_far)
+            ending = await self._read(run, endpoint, request, so_far, asking)
             code = ending.error_code or "ok"
         except ProviderError as error:
             code = error.code
@@ -132,6 +141,8 @@ class Answerer:
         endpoint, finished = run.attempt.endpoint, run.attempt.finished
         if endpoint is None or not endpoint.keeps_sessions or finished is None or not finished.vendor_session:
             return
+        if any(run.attempt.began_at):  # It has seen an instruction of ours, and not the answer as it stands.
+            return
         values = {"chat": run.started.chat_id, "endpoint": endpoint.id, "session": finished.vendor_session}
         try:
             async with asyncio.timeout(5):
@@ -139,8 +150,13 @@ class Answerer:
         except (psycopg.Error, *DatabaseAway) as error:
             log.warning("session_not_kept", extra={**run.trace(), "error": type(error).__name__})
 
-    async def _read(self, run: Run, endpoint: EndpointConfig, request: ChatRequest, so_far: str) -> Ending:
-        """Read one endpoint's whole answer into the buffer."""
+    async def _read(
+        self, run: Run, endpoint: EndpointConfig, request: ChatRequest, so_far: str, asking: Asking
+    ) -> Ending:
+        """Read one endpoint's whole answer into the buffer.
+
+        An endpoint that goes on with a reply adds text only: thoughts are shown of the attempt that began it.
+        """
         attempt, buffer, writer = run.attempt, run.buffer, self._writer()
         assert writer is not None
         attempt.endpoint = endpoint
@@ -154,28 +170,48 @@ class Answerer:
                 "attempt": attempt.number,
                 "prompt_messages": len(request.messages),
                 "prompt_chars": request.prompt_chars,
+                "continued_from": len(so_far),
+                "asking": asking if so_far else "",
             },
         )
         is_too_long = False
-        seam = Seam(so_far) if run.started.midstream_failover == "instruction" and so_far else None
+        is_first_to_speak = not any(attempt.began_at)
+        unshown_chars = 0
+        seam = Seam(so_far, asking) if so_far else None
+        over: StartedAnew | None = None
 
-        def take(text: str, reasoning: str) -> bool:
-            """Put one delta into the buffer; return whether more may come before the log has caught up."""
+        def put(text: str, reasoning: str) -> None:
             nonlocal is_too_long
-            attempt.last_token = time.monotonic()
-            if not attempt.first_token:
-                self._first_token(run)
-            if seam is not None:
-                text = seam.feed(text)
             before = run.chars
             run.chars = before + len(text) + len(reasoning)
             if run.chars > most_chars:
                 is_too_long = True
-                left = most_chars - before
+                left = max(0, most_chars - before)
                 reasoning = reasoning[:left]
                 text = text[: left - len(reasoning)]
             buffer.add(text, reasoning)
-            return buffer.waiting_chars <= WAITING_MAX_CHARS and not is_too_long
+
+        def take(text: str, reasoning: str) -> bool:
+            """Put one delta into the buffer; return whether more may come before the log has caught up."""
+            nonlocal is_too_long, over, unshown_chars
+            if over is not None:
+                return False
+            attempt.last_token = time.monotonic()
+            if not attempt.first_token:
+                self._first_token(run)
+            if reasoning and not is_first_to_speak:
+                attempt.unshown.append(reasoning)
+                unshown_chars += len(reasoning)
+                is_too_long = is_too_long or unshown_chars > most_chars
+                reasoning = ""
+            if seam is not None:
+                try:
+                    text = seam.feed(text)
+                except StartedAnew as error:
+                    over, text = error, ""
+            if text or reasoning:
+                put(text, reasoning)
+            return buffer.waiting_chars <= WAITING_MAX_CHARS and not is_too_long and over is None
 
         try:
             async with aclosing(self._pool.provider_for(endpoint).stream(request, tap=take)) as stream:
@@ -184,17 +220,30 @@ class Answerer:
                         attempt.finished = item
                     elif item.text or item.reasoning:
                         take(item.text, item.reasoning)
+                    if over is not None:
+                        attempt.finished = None
+                        raise StartedOver from over
                     if is_too_long:
                         return Ending("failed", error_code="reply_too_long")
                     if buffer.waiting_chars > WAITING_MAX_CHARS:
                         await writer.room(buffer, WAITING_MAX_CHARS // 2)
-        except ProviderError:
-            seam = None  # What is held back repeats what stands there: who goes on does so from there.
+            if seam is not None:
+                try:
+                    put(seam.close(), "")
+                except StartedAnew as error:
+                    attempt.finished = None
+                    raise StartedOver from error
+                if is_too_long:
+                    return Ending("failed", error_code="reply_too_long")
+        except asyncio.CancelledError:
+            if seam is not None:  # Who stopped it keeps what came; after a failure the next one says it again.
+                with suppress(StartedAnew):
+                    put(seam.close(), "")
             raise
         finally:
             attempt.closed = time.monotonic()
-            if seam is not None and (held := seam.close()):
-                take(held, "")
+            if seam is not None:
+                attempt.unshown.append(seam.dropped)
         finished = attempt.finished
         reason = None if finished is None else finished.finish_reason
         usage = None if finished is None or finished.usage is None else finished.usage
@@ -203,7 +252,10 @@ class Answerer:
             finish_reason=reason,
             usage=None
             if usage is None
-            else {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens},
+            else {
+                "inputTokens": run.spent[0] + usage.input_tokens,
+                "outputTokens": run.spent[1] + usage.output_tokens,
+            },
             reference_card=dict(card) if finished is not None and (card := finished.reference_card) else None,
         )
 
@@ -216,12 +268,15 @@ class Answerer:
     async def _next_attempt(self, run: Run, error: ProviderError) -> None:
         """Close the ledger row of an attempt that failed while another may do better, and open the next."""
         metrics.FAILOVERS.inc()
+        cost = estimated_cost(run)
+        run.spent = (run.spent[0] + cost["input_tokens"], run.spent[1] + cost["output_tokens"])
         values = {
             **ledger_values(run),
             "message": run.started.reply_id,
             "error_code": error.code,
             "request_id": error.provider_request_id or "",
-            **estimated_cost(run),
+            "next_from": len(run.buffer.final_text()[0]),
+            **cost,
         }
         try:
             await self._store.next_attempt(run.started.site_id, values)
@@ -239,6 +294,7 @@ class Answerer:
                 "code": error.code,
                 "detail": str(error),
                 "chars": run.chars,
+                "continued_from": run.attempt.began_at[0],
                 "seconds": round(time.monotonic() - run.attempt.called, 3),
             },
         )
@@ -252,3 +308,10 @@ def _is_worth_another(error: ProviderError, chars: int) -> bool:
     if error.public_code == "reply_too_long":
         return chars == 0
     return error.public_code != "content_blocked"
+
+
+def _may_be_asked(run: Run, endpoint: EndpointConfig) -> bool:
+    """Whether an endpoint may get this reply: one that cannot go on with a text gets only what has none."""
+    if not run.chars or asking_of(endpoint, run.started.midstream_failover) != "none":
+        return True
+    return not run.buffer.final_text()[0]

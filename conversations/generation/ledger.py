@@ -30,6 +30,7 @@ def ledger_values(run: Run) -> dict[str, Any]:
         "endpoint_name": attempt.endpoint.name if attempt.endpoint else "",
         "model": attempt.endpoint.model[:200] if attempt.endpoint else "",
         "credential": kind_of(attempt.endpoint.credential if attempt.endpoint else ""),
+        "continued_from": attempt.began_at[0],
         "prompt_messages": len(run.started.prompt),
         "prompt_chars": sum(len(message.content) for message in run.started.prompt),
         "called_ago": ago(attempt.called),
@@ -76,14 +77,16 @@ def seal_values(run: Run, ending: Ending) -> dict[str, Any]:
 
 
 def estimated_cost(run: Run) -> dict[str, Any]:
-    """Return what this attempt took and said, by our own count; nothing when it failed before a word."""
+    """Return what this attempt took and said, by our own count; nothing when it failed before a word.
+
+    Of a reply that several endpoints wrote, each has its own part, and what it said that is not shown.
+    """
     attempt, endpoint = run.attempt, run.attempt.endpoint
     content, reasoning = run.buffer.final_text()
     said = estimate_tokens(content[attempt.began_at[0] :]) + estimate_tokens(reasoning[attempt.began_at[1] :])
-    asked = 0
-    if attempt.called and not (attempt.error is not None and not attempt.first_token):
-        asked = sum(estimate_tokens(message.content) for message in run.started.prompt)
-        asked += estimate_tokens(content[: attempt.began_at[0]])
+    said += estimate_tokens("".join(attempt.unshown))
+    gave_nothing = attempt.error is not None and not attempt.first_token
+    asked = attempt.asked_tokens if attempt.called and not gave_nothing else 0
     return {
         "input_tokens": asked,
         "output_tokens": said,

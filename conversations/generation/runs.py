@@ -29,6 +29,10 @@ class Attempt:
     began_at: tuple[int, int] = (0, 0)
     finished: Finished | None = None
     error: ProviderError | None = None
+    asked_tokens: int = 0
+    """Our estimate of what the endpoint was sent."""
+    unshown: list[str] = field(default_factory=list)
+    """What it said that is not in the reply: a run-up, or thoughts about going on."""
 
 
 @dataclass(slots=True)
@@ -45,6 +49,8 @@ class Run:
     has_begun: bool = False
     interruption: Interruption | None = None
     chars: int = 0
+    spent: tuple[int, int] = (0, 0)
+    """Tokens in and out of the attempts that are over, as the ledger has them."""
     is_sealing: bool = False
     logged: float = field(default_factory=time.monotonic)
 

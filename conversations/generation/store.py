@@ -95,6 +95,7 @@ WITH me AS ({FENCE}),
                output_tokens = %(output_tokens)s, tokens_source = %(tokens_source)s,
                cost_micros = %(cost_micros)s,
                prompt_messages = %(prompt_messages)s, prompt_chars = %(prompt_chars)s,
+               continued_from = %(continued_from)s,
                endpoint_id = (SELECT id FROM used), endpoint_name = %(endpoint_name)s, model = %(model)s,
                credential = %(credential)s,
                called_at = clock_timestamp() - %(called_ago)s * interval '1 second',
@@ -117,6 +118,7 @@ WITH me AS ({FENCE}),
                endpoint_id = (SELECT id FROM used), endpoint_name = %(endpoint_name)s, model = %(model)s,
                credential = %(credential)s,
                prompt_messages = %(prompt_messages)s, prompt_chars = %(prompt_chars)s,
+               continued_from = %(continued_from)s,
                input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s, cost_micros = %(cost_micros)s,
                called_at = clock_timestamp() - %(called_ago)s * interval '1 second',
                first_token_at = clock_timestamp() - %(first_token_ago)s * interval '1 second',
@@ -126,9 +128,9 @@ WITH me AS ({FENCE}),
      RETURNING attempt.site_id, attempt.queued_at)
 INSERT INTO conversations_generation
        (site_id, message_id, attempt, endpoint_name, model, worker_id, status, error_code, finish_reason,
-        vendor_request_id, prompt_messages, prompt_chars, tokens_source, queued_at)
-SELECT site_id, %(message)s, %(attempt)s + 1, '', '', %(worker)s, 'running', '', '', '', 0, 0, 'estimated',
-       queued_at
+        vendor_request_id, prompt_messages, prompt_chars, continued_from, tokens_source, queued_at)
+SELECT site_id, %(message)s, %(attempt)s + 1, '', '', %(worker)s, 'running', '', '', '', 0, 0, %(next_from)s,
+       'estimated', queued_at
   FROM ended
 ON CONFLICT (message_id, attempt) DO NOTHING
 """

@@ -111,6 +111,8 @@ class Generation(TenantModel):
     vendor_request_id = models.CharField(max_length=200, blank=True)
     prompt_messages = models.IntegerField(default=0)
     prompt_chars = models.IntegerField(default=0)
+    # How many characters of the reply other endpoints had written when this one was asked; its tokens are its own.
+    continued_from = models.IntegerField(default=0, db_default=0)
     input_tokens = models.IntegerField(null=True)
     output_tokens = models.IntegerField(null=True)
     tokens_source = models.CharField(

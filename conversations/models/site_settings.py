@@ -29,7 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 PROMPT_MAX_CHARS = 32_768
 INTEGER_BOUNDS = {"history_messages": (0, 200), "retention_days": (0, 36_500)}
-CHOICES = {"midstream_failover": ("off", "prefix", "instruction")}
+CHOICES = {"midstream_failover": ("off", "on", "prefix", "instruction")}
 _SWITCHES = {"ascii_stream", "stand_in", "member_keys"}
 
 

@@ -29,7 +29,8 @@ _ERROR_BODY_MAX_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 5.0
 _INFLATED_MAX_BYTES = 64 * 1024  # per step, so that a bomb meets the line limit before memory does
 KEY = re.compile(r"[\x21-\x7e]+")
-_OURS = frozenset({"model", "messages", "stream"})
+CONTINUES = "continues"
+_OURS = frozenset({"model", "messages", "stream", CONTINUES})
 
 
 class OpenAIChatProvider:
@@ -49,7 +50,8 @@ class OpenAIChatProvider:
         """Take the endpoint's facts; client returns the HTTP client of the running event loop.
 
         params are added to every request body; `{"stream_options": null}` leaves that field out, for the few
-        servers that refuse it.
+        servers that refuse it. `{"continues": {"message": {…}, "params": {…}}}` is for us: what the vendor wants
+        in the last message, and in the body, when it is to go on with a text of the assistant.
         """
         self._url = self._url_of(base_url, model)
         self._model = model
@@ -225,6 +227,9 @@ class OpenAIChatProvider:
             body["user"] = request.user_ref
         for params in (self._params, request.params):
             body.update((name, value) for name, value in params.items() if name not in _OURS)
+        if request.is_begun and isinstance(more := self._params.get(CONTINUES), dict):
+            body["messages"][-1] |= more.get("message", {})
+            body |= more.get("params", {})
         if body["stream_options"] is None:
             del body["stream_options"]
         headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}

@@ -10,7 +10,8 @@ Words: `n` tokens, `rate` per second (0: no pause), `seed` (the text), `ttft` ms
 `retry_after` seconds, `size` bytes, `finish` reason, `te=close` (no chunked coding), `keep=0` (closes the
 connection after the reply), `times` (the fault strikes only that often, then all is well), `usage=0`, `tag`
 (any word, to tell requests apart in the counters), `delay` ms before anything at all, `at` (the name of the
-provider, see --name: for all others there is no fault and no delay).
+provider, see --name: for all others there is no fault and no delay; `at=A,B after=5,9 fault=cut,500` gives each
+its own), `think` (that many thoughts before the reply).
 
 When the last message is the assistant's, the reply goes on after that text, or is refused with 400 when it is
 not what this provider would have said. So it does when a user message follows that tells it to go on (`GO_ON`);
@@ -271,6 +272,9 @@ class Exchange:
         else:
             lines.append("Connection: close")
         await self.raw("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        for number in range(int(self.number("think", 0)) if "event-stream" in content_type else 0):
+            thought = json.dumps(f"{self.server.name}想{number}", ensure_ascii=False)
+            await self.event(self.chunk_json('{"reasoning_content":' + thought + "}"))
 
     async def event(self, data: str | bytes) -> None:
         """Write one data event."""
@@ -762,8 +766,13 @@ class Server:
         self.stats.headers.append({k: v for k, v in headers.items() if k != "authorization"} | {"path": path})
         if "times" in words and self.stats.by_directive[key] > int(words["times"]):
             words.pop("fault", None)
-        if words.get("at", self.name) != self.name:
+        places = words.get("at", self.name).split(",")
+        if self.name not in places:
             words = {name: word for name, word in words.items() if name not in ("fault", "delay")}
+        else:
+            for name in ("fault", "after"):
+                if "," in words.get(name, ""):
+                    words[name] = words[name].split(",")[places.index(self.name)]
         if not is_told:
             words.pop("runup", None)
         exchange = (AppExchange if is_app else Exchange)(self, reader, writer, {**self.defaults, **words}, body)

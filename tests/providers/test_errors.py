@@ -19,6 +19,7 @@ PUBLIC = {
     errors.Unavailable: "provider_unavailable",
     errors.MalformedReply: "provider_unavailable",
     errors.StreamCut: "provider_unavailable",
+    errors.StartedOver: "provider_unavailable",
     errors.ReplyTooLong: "reply_too_long",
 }
 

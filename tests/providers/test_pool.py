@@ -166,6 +166,25 @@ def test_retry_after_is_honoured_at_once() -> None:
     assert breaker.allows()
 
 
+def test_a_short_retry_after_does_not_cut_a_longer_rest_short() -> None:
+    clock = Clock()
+    breaker = Pool(clock=clock).breaker(endpoint(1))
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(errors.Unavailable())
+    breaker.failed(errors.RateLimited(retry_after_seconds=1))  # of a call that began before
+    clock.now += OPEN_SECONDS - 0.1
+    assert breaker.state == "open"
+    clock.now += 0.2
+    assert breaker.state == "half-open"
+
+
+def test_a_model_that_starts_over_is_not_ill() -> None:
+    breaker = Pool(clock=Clock()).breaker(endpoint(1))
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(errors.StartedOver())
+    assert breaker.state == "closed"
+
+
 def test_a_breaker_that_opens_meanwhile_counts() -> None:
     pool = Pool(clock=Clock())
     first, second = endpoint(1, priority=1), endpoint(2, priority=2)

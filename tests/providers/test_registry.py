@@ -205,6 +205,44 @@ def test_the_snapshot_is_loaded_again_only_when_the_revision_moved(
     assert registry.loaded() is second
 
 
+def section(**fields: Any) -> dict[str, Any]:
+    """Return a configuration that sends this."""
+    resp = [{"name": "content", "value": "text"}]
+    return {"name": "自家", "chat": {"url": "https://api.example.com/x", "resp": resp, **fields}}
+
+
+def data(value: str, convertor: str = "") -> list[dict[str, Any]]:
+    """Return the body of a configuration with one field."""
+    return [{"name": "input", "value": value, "convertor": convertor}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "continues", "reads_last_text_only"),
+    [
+        ({"dialect": "openai"}, "", False),
+        ({"dialect": "openai", "params": {"continues": {"message": {"partial": True}}}}, "prefix", False),
+        ({"dialect": "openai", "continues": "none"}, "none", False),
+        ({"dialect": "dashscope_app"}, "instruction", False),
+        ({"dialect": "dashscope_app", "continues": "prefix"}, "instruction", False),
+        ({"config": {"ready": "deepseek"}}, "prefix", False),
+        ({"config": {"ready": "moonshot"}, "continues": "instruction"}, "instruction", False),
+        ({"config": {"ready": "anthropic"}}, "", False),
+        ({"config": {"ready": "ernie"}}, "instruction", False),
+        ({"config": {"ready": "ernie"}, "continues": "prefix"}, "instruction", False),
+        ({"config": section(data=data("${prompt}"))}, "instruction", True),
+        ({"config": section(data=data("${prompt}"), continues="none")}, "none", True),
+        ({"config": section(data=data("${messages}", "last_user_text"))}, "instruction", True),
+        ({"config": section(data=data("${messages}"), continues="prefix")}, "prefix", False),
+    ],
+)
+def test_an_endpoint_goes_on_as_it_says_as_far_as_its_form_can_carry(
+    fields: dict[str, Any], continues: str, reads_last_text_only: bool
+) -> None:
+    given = {"name": "甲", "model": "m", "base_url": "https://api.example.com", "dialect": "declarative", **fields}
+    endpoint = registry.config_of(Endpoint(**given))
+    assert (endpoint.continues, endpoint.reads_last_text_only) == (continues, reads_last_text_only)
+
+
 def test_an_application_needs_no_url_and_keeps_sessions() -> None:
     make("百炼", dialect="dashscope_app", base_url="", model="app-1")
     [endpoint] = registry.load_snapshot().endpoints

@@ -161,8 +161,13 @@ class DeclarativeProvider:
         if self.section.pass_params:
             used = self.section.request.names()
             extra = {name: names[name] for name in self._allowed(request) if name not in used}
+        template = self.section.request
+        if request.is_begun:
+            extra |= self.section.continuing.params
+            if self.section.continuing.url is not None:
+                template = replace(template, url=self.section.continuing.url)
         return prepare(
-            self.section.request,
+            template,
             Values(names, is_masked=is_masked),
             secrets=self._secret_names,
             accept="text/event-stream" if self.mode == "stream" else "application/json",
@@ -190,7 +195,11 @@ class DeclarativeProvider:
 
     def names(self, request: ChatRequest) -> dict[str, Any]:
         """Return what templates may name: parameters first, so that nothing of ours can be replaced by one."""
-        messages = [{"role": m.role, "content": storable(m.content)} for m in request.messages]
+        messages: list[dict[str, Any]] = [
+            {"role": m.role, "content": storable(m.content)} for m in request.messages
+        ]
+        if request.is_begun and messages:
+            messages[-1] = {**messages[-1], **self.section.continuing.message}
         names: dict[str, Any] = {**self._allowed(request), **self._values, **self._secrets}
         names["messages"] = messages
         names["prompt"] = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from providers.clients.declarative.conditions import FACTS, OPS, Condition
+from providers.clients.declarative.continuing import KEYS as CONTINUING_KEYS
+from providers.clients.declarative.continuing import WAYS, Continuing
 from providers.clients.declarative.convertors import CONVERTORS
 from providers.clients.declarative.failures import KINDS
 from providers.clients.declarative.fill import Ref, UrlTemplate, compile_url, compile_value, refs_of
@@ -55,7 +57,7 @@ TOP_KEYS = frozenset({"name", "description", "auth", "values", "params", "secret
 _REQUEST = frozenset({"url", "method", "headers", "data", "params", "sign", "description"})
 SECTION_KEYS = _REQUEST | {
     "need_auth", "mode", "resp", "chunk_match", "chunk_filter", "filters", "done_when", "error", "cumulative",
-    "usage_merge", "tool_calls", "finish_completes", "pass_params",
+    "usage_merge", "tool_calls", "finish_completes", "pass_params", "continues",
 }  # fmt: skip
 AUTH_KEYS = _REQUEST | {"set_data", "expires_field", "refresh_margin", "refresh_on", "error"}
 _INEXPRESSIBLE = {
@@ -174,6 +176,7 @@ class Section:
     tool_calls: str | None
     finish_completes: bool
     pass_params: bool
+    continuing: Continuing
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,25 +311,7 @@ class _Parser:
     ) -> RequestTemplate | None:
         """Return the request; explain says why a name may not be used here, None when it may."""
         before = len(self.problems)
-        url: UrlTemplate | None = None
-        if not isinstance(raw.get("url"), str):
-            self.bad(_join(path, "url"), "is missing")
-        else:
-            try:
-                url = compile_url(raw["url"])
-            except ValueError as error:
-                self.bad(_join(path, "url"), str(error))
-            else:
-                self.refs(url, _join(path, "url"), explain)
-                literal = "".join(part if isinstance(part, str) else "" for part in url.query)
-                if any(names_a_secret(name) and value for name, value in parse_qsl(literal)):
-                    self.bad(_join(path, "url"), IN_CLEAR)
-                if url.base is not None and (url.base.name not in self.values or url.base.rest):
-                    self.bad(
-                        _join(path, "url"),
-                        f'begins with "{url.base}", which is not declared in values: '
-                        "a host never comes from a request or a secret",
-                    )
+        url = self.url(raw.get("url"), _join(path, "url"), explain)
         method = raw.get("method", "POST")
         if not isinstance(method, str) or method.upper() not in ("GET", "POST", "PUT"):
             self.bad(_join(path, "method"), "is not GET, POST or PUT")
@@ -359,6 +344,47 @@ class _Parser:
         if len(self.problems) > before or url is None:
             return None
         return RequestTemplate(url, method.upper(), headers, data, params, sign, is_form)
+
+    def url(self, raw: Any, path: str, explain: Callable[[Ref], str | None]) -> UrlTemplate | None:
+        if not isinstance(raw, str):
+            self.bad(path, "is missing")
+            return None
+        try:
+            url = compile_url(raw)
+        except ValueError as error:
+            self.bad(path, str(error))
+            return None
+        self.refs(url, path, explain)
+        literal = "".join(part if isinstance(part, str) else "" for part in url.query)
+        if any(names_a_secret(name) and value for name, value in parse_qsl(literal)):
+            self.bad(path, IN_CLEAR)
+        if url.base is not None and (url.base.name not in self.values or url.base.rest):
+            self.bad(
+                path,
+                f'begins with "{url.base}", which is not declared in values: '
+                "a host never comes from a request or a secret",
+            )
+        return url
+
+    def continuing(self, raw: Any, path: str, explain: Callable[[Ref], str | None]) -> Continuing:
+        if isinstance(raw, str):
+            raw = {"way": raw}
+        if not isinstance(raw, dict):
+            self.bad(path, "is neither a way nor an object {way, message, params, url}")
+            return Continuing()
+        self.keys(raw, CONTINUING_KEYS, path)
+        if raw.get("way") not in WAYS:
+            self.bad(_join(path, "way"), f"is not one of {', '.join(WAYS)}")
+        for name, taken in (("message", {"role", "content"}), ("params", {"model", "messages", "stream"})):
+            value = raw.get(name, {})
+            if not isinstance(value, dict) or taken & set(value):
+                self.bad(_join(path, name), f"is not an object without {' and '.join(sorted(taken))}")
+            elif any(names_a_secret(key) for key in value):
+                self.bad(_join(path, name), IN_CLEAR)
+        if raw.get("way") != "prefix" and set(raw) - {"way"}:
+            self.bad(path, "message, params and url belong to the way prefix alone")
+        url = self.url(raw["url"], _join(path, "url"), explain) if "url" in raw else None
+        return Continuing(raw.get("way", ""), raw.get("message", {}), raw.get("params", {}), url)
 
     def literal_header(self, item: Item, where: str) -> None:
         if item.name.lower() in _KEY_HEADERS and item.value and not names_a_secret(item.name):
@@ -550,6 +576,9 @@ class _Parser:
             "finish_completes": self.flag(raw, "finish_completes", key, default=True),
             "pass_params": self.flag(raw, "pass_params", key),
         }
+        continuing = Continuing()
+        if "continues" in raw:
+            continuing = self.continuing(raw["continues"], f"{key}.continues", explain)
         if not flags["finish_completes"] and not done_when:
             self.bad(f"{key}.finish_completes", "false needs a done_when: else nothing says that a reply is whole")
         if request is None:
@@ -565,6 +594,7 @@ class _Parser:
             done_when=done_when,
             errors=rules,
             tool_calls=tool_calls,
+            continuing=continuing,
             **flags,
         )
 

@@ -106,14 +106,18 @@ def addresses_of(stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     config, values = checked.config, checked.values
     is_ready = "ready" in stored
     inside = "config." if not is_ready and is_wrapped(stored) else ""
-    templates = [("auth", config.auth.request)] if config.auth is not None else []
-    templates += [(name, section.request) for name, section in config.sections.items()]
-    for path, template in templates:
-        base = template.url.base
-        if base is None:
+    urls = [("auth", config.auth.request.url)] if config.auth is not None else []
+    urls += [(name, section.request.url) for name, section in config.sections.items()]
+    urls += [
+        (f"{name}.continues", section.continuing.url)
+        for name, section in config.sections.items()
+        if section.continuing.url is not None
+    ]
+    for path, url in urls:
+        if url.base is None:
             if not is_ready:
-                yield f"{inside}{path}.url", template.url.origin
-        elif isinstance(address := values.get(base.name), str) and address:
-            yield f"values.{base.name}", address
-        elif not is_ready and isinstance(address := config.values.get(base.name), str) and address:
-            yield f"{inside}values.{base.name}", address
+                yield f"{inside}{path}.url", url.origin
+        elif isinstance(address := values.get(url.base.name), str) and address:
+            yield f"values.{url.base.name}", address
+        elif not is_ready and isinstance(address := config.values.get(url.base.name), str) and address:
+            yield f"{inside}values.{url.base.name}", address

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.db import connection, transaction
 from django.test import Client
 from django.urls import get_resolver
 
@@ -101,11 +103,37 @@ def test_what_was_read_can_be_sent_back(boss: Api) -> None:
     assert (status, {**again, "updatedAt": ""}) == (200, {**made, "updatedAt": ""})
 
 
+def change_and_disconnect(boss: Api, path: str, body: Any) -> tuple[int, Any]:
+    """Return the answer to a PATCH of another thread."""
+    try:
+        return boss("PATCH", path, body)
+    finally:
+        connection.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_changes_at_once_both_hold(boss: Api) -> None:
+    made = make(boss)
+    with ThreadPoolExecutor(1) as other:
+        with transaction.atomic():
+            endpoint = Endpoint.objects.select_for_update(no_key=True).get()
+            endpoint.weight = 7
+            endpoint.save()
+            changing = other.submit(change_and_disconnect, boss, f"/{made['id']}", {"priority": 3})
+            with pytest.raises(TimeoutError):
+                changing.result(0.5)
+        status, changed = changing.result(10)
+    assert (status, changed["weight"], changed["priority"]) == (200, 7, 3)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("name", ""),
         ("name", 5),
+        ("continues", "大概"),
+        ("params", {"continues": "prefix"}),
+        ("params", {"continues": {"message": {"role": "user"}}}),
         ("baseUrl", ""),
         ("baseUrl", "https://user:pass@api.example.com/v1"),
         ("baseUrl", "https://api.example.com/v1?x=1"),

@@ -218,6 +218,29 @@ def test_parameters_go_request_over_endpoint_over_configuration() -> None:
     assert "stream_options" not in json.loads(off.prepare(ChatRequest(TALK)).body or b"")
 
 
+BEGUN = (*TALK, ChatMessage("assistant", "你好，我"))
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "url"),
+    [
+        ("deepseek", {"prefix": True}, "https://api.deepseek.com/beta/chat/completions"),
+        ("moonshot", {"partial": True}, "https://api.moonshot.cn/v1/chat/completions"),
+        ("openai", {}, "https://api.openai.com/v1/chat/completions"),
+    ],
+)
+def test_a_vendor_that_wants_to_be_told_that_a_text_is_begun_is_told(
+    name: str, flag: dict[str, Any], url: str
+) -> None:
+    own = provider(name, model="m")
+    sent = own.prepare(ChatRequest(BEGUN, is_begun=True))
+    last = {"role": "assistant", "content": "你好，我", **flag}
+    assert (sent.url, json.loads(sent.body or b"")["messages"][-1]) == (url, last)
+    plain = own.prepare(ChatRequest(BEGUN))
+    assert json.loads(plain.body or b"")["messages"][-1] == {"role": "assistant", "content": "你好，我"}
+    assert "/beta/" not in plain.url
+
+
 def test_parameters_that_no_template_sends_are_named() -> None:
     gemini = provider("gemini", model="m")
     assert gemini.unused_params(ChatRequest(TALK, params={"temperature": 1, "logprobs": True})) == ["logprobs"]

@@ -96,6 +96,18 @@ def test_a_good_configuration_is_read() -> None:
         ("chat.url", "${api_key}/chat",
          'chat.url: begins with "api_key", which is not declared in values: '
          "a host never comes from a request or a secret"),
+        ("chat.continues", 1, "chat.continues: is neither a way nor an object {way, message, params, url}"),
+        ("chat.continues", "perhaps", "chat.continues.way: is not one of prefix, instruction, none"),
+        ("chat.continues", {"way": "prefix", "nix": 1}, "chat.continues.nix: is an unknown key"),
+        ("chat.continues", {"way": "prefix", "message": {"role": "user"}},
+         "chat.continues.message: is not an object without content and role"),
+        ("chat.continues", {"way": "prefix", "params": {"api-key": "sk-in-clear"}},
+         "chat.continues.params: holds a key in clear: write ${api_key}, and give the key where it is encrypted"),
+        ("chat.continues", {"way": "prefix", "url": "${model}/beta"},
+         'chat.continues.url: begins with "model", which is not declared in values: '
+         "a host never comes from a request or a secret"),
+        ("chat.continues", {"way": "none", "message": {"x": True}},
+         "chat.continues: message, params and url belong to the way prefix alone"),
         ("chat.method", "DELETE", "chat.method: is not GET, POST or PUT"),
         ("chat.mode", "async", "chat.mode: tasks that are asked for later cannot be expressed"),
         ("chat.mode", 3, "chat.mode: is neither stream nor whole"),

@@ -1,0 +1,15 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("conversations", "0004_keep_vendor_sessions"),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name="generation",
+            name="continued_from",
+            field=models.IntegerField(db_default=0, default=0),
+        ),
+    ]
