@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('providers', '0004_speak_to_any_api_by_configuration'),
+        ('providers', '0005_share_endpoints'),
     ]
 
     operations = [

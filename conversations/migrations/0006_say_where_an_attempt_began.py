@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("conversations", "0004_keep_vendor_sessions"),
+        ("conversations", "0005_grant_endpoints"),
     ]
 
     operations = [
