@@ -8,12 +8,13 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
-from conversations.models import EndpointGrant, MemberKey, User
+from conversations.models import EndpointGrant, Generation, MemberKey, User
 from providers.credentials import new_key
 from providers.models import Endpoint, RegistryRevision
 from tests.conversations.admin.people import client_of, make_manager
-from tests.world import World
+from tests.world import World, make_conversation, make_exchange
 
 pytestmark = pytest.mark.django_db
 LIST = "/admin/providers/endpoint/"
@@ -162,3 +163,19 @@ def test_a_members_page_shows_the_masks_of_their_keys(boss: Client, world: World
     text = manager.get(reverse("admin:conversations_membership_change", args=[world.alice.pk])).content.decode()
     assert "公用: sk-…abcd" in text
     assert KEY not in text and key.api_key_encrypted not in text
+
+
+def test_the_ledger_says_whose_key_was_used(boss: Client, world: World) -> None:
+    _, reply = make_exchange(make_conversation(world.alice))
+    for attempt, (credential, words) in enumerate(
+        [("endpoint", "接入点的密钥"), ("site", "站点自己的密钥"), ("member", "成员自己的密钥")], start=1
+    ):
+        row = Generation.across_sites.create(
+            site=world.acorn,
+            message=reply,
+            attempt=attempt,
+            worker_id=1,
+            queued_at=timezone.now(),
+            credential=credential,
+        )
+        assert words in boss.get(reverse("admin:conversations_generation_change", args=[row.pk])).content.decode()
