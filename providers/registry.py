@@ -65,6 +65,8 @@ class EndpointConfig:
     """How it goes on with an answer that another endpoint began; `""`: not known."""
     reads_last_text_only: bool = False
     """Whether it is sent nothing but the last text of the user."""
+    key_target: str = ""
+    """Where a key sent to it goes, of a row as it stood when this was read: `Endpoint.key_target`."""
 
     def cost_micros(self, input_tokens: int, output_tokens: int) -> int | None:
         """Return what so many tokens cost, in millionths of the currency; None when no price is known."""
@@ -227,6 +229,7 @@ def config_of(row: Endpoint) -> EndpointConfig:
         is_shared=row.is_shared,
         continues=continues,
         reads_last_text_only=reads_last_text_only,
+        key_target=row.key_target,
     )
 
 

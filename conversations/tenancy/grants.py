@@ -45,16 +45,20 @@ def grant_of(row: OwnKey, credential: str, *, is_stale: bool) -> Grant:
 
 @dataclass(frozen=True, slots=True)
 class KeysOfMember:
-    """A member's own keys as they are stored: nothing is decrypted before it is used."""
+    """A member's own keys as they are stored: nothing is decrypted before it is used.
+
+    Each with its endpoint and the place it was given for. Whether that is where the endpoint calls is asked of the
+    snapshot that is used, not of the rows: a worker may be a moment behind them, or ahead.
+    """
 
     membership_id: int
-    rows: tuple[tuple[int, str, bool], ...] = field(repr=False)
+    rows: tuple[tuple[int, str, str], ...] = field(repr=False)
 
 
 def read_keys(site_id: int, membership_id: int) -> KeysOfMember | None:
     """Return a member's own keys, None without any; only for a site that allows them, inside its `tenant`."""
-    rows = MemberKey.objects.for_site(site_id).filter(membership_id=membership_id).select_related("endpoint")
-    kept = tuple((row.endpoint_id, row.api_key_encrypted, row.is_stale_for(row.endpoint)) for row in rows)
+    rows = MemberKey.objects.for_site(site_id).filter(membership_id=membership_id)
+    kept = tuple(rows.values_list("endpoint_id", "api_key_encrypted", "api_key_target"))
     return KeysOfMember(membership_id, kept) if kept else None
 
 
@@ -64,12 +68,14 @@ def usable_by(snapshot: Snapshot, site_id: int, keys: KeysOfMember | None = None
     if keys is None:
         return usable
     credential = f"member:{keys.membership_id}"
-    reachable = {endpoint.id for endpoint in usable.endpoints}
+    places = {endpoint.id: endpoint.key_target for endpoint in usable.endpoints}
     return usable.with_keys(
         {
-            endpoint_id: grant_of(MemberKey(api_key_encrypted=ciphertext), credential, is_stale=is_stale)
-            for endpoint_id, ciphertext, is_stale in keys.rows
-            if endpoint_id in reachable
+            endpoint_id: grant_of(
+                MemberKey(api_key_encrypted=ciphertext), credential, is_stale=places[endpoint_id] != given_for
+            )
+            for endpoint_id, ciphertext, given_for in keys.rows
+            if endpoint_id in places
         }
     )
 

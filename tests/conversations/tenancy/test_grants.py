@@ -137,6 +137,23 @@ def test_nobody_reads_another_members_keys(world: World) -> None:
         assert read_keys(site.pk, member.pk) is None
 
 
+def test_a_members_key_goes_only_where_it_was_given_for_also_on_a_worker_behind_or_ahead(world: World) -> None:
+    endpoint = make()
+    give_key(world.alice, endpoint)
+    old, old_keys = registry.load_snapshot(), read_keys(world.acorn.pk, world.alice.pk)
+    assert [e.base_url for e in usable_by(old, world.acorn.pk, old_keys).endpoints] == ["https://a.example/v1"]
+    endpoint.base_url = "https://b.example/v1"
+    endpoint.save()
+    new = registry.load_snapshot()
+    assert usable_by(new, world.acorn.pk, old_keys).endpoints == ()  # a reply that began before the change
+    row = MemberKey.across_sites.get()
+    row.set_own_key(KEY, endpoint)
+    row.save()
+    new_keys = read_keys(world.acorn.pk, world.alice.pk)
+    assert usable_by(old, world.acorn.pk, new_keys).endpoints == ()  # a worker that has not heard of it
+    assert [e.base_url for e in usable_by(new, world.acorn.pk, new_keys).endpoints] == ["https://b.example/v1"]
+
+
 def test_a_test_with_a_sites_key_uses_what_the_site_would(world: World) -> None:
     closed = make(is_shared=False)
     assert config_for_site(closed, world.acorn) is None
