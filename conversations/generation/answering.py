@@ -270,19 +270,42 @@ class Answerer:
         metrics.FAILOVERS.inc()
         cost = estimated_cost(run)
         run.spent = (run.spent[0] + cost["input_tokens"], run.spent[1] + cost["output_tokens"])
+        content, reasoning = run.buffer.final_text()
         values = {
             **ledger_values(run),
             "message": run.started.reply_id,
             "error_code": error.code,
             "request_id": error.provider_request_id or "",
-            "next_from": len(run.buffer.final_text()[0]),
+            "next_from": len(content),
             **cost,
         }
+        # Both before anything is awaited: who is stopped meanwhile is sealed as the next attempt.
+        run.untold.append((time.monotonic(), values))
+        run.attempt = Attempt(run.attempt.number + 1, began_at=(len(content), len(reasoning)))
         try:
-            await self._store.next_attempt(run.started.site_id, values)
-        except (psycopg.Error, *DatabaseAway) as failure:
+            await self.tell_ledger(run)
+        except DatabaseAway as failure:
             log.warning("ledger_failed", extra={**run.trace(), "error": type(failure).__name__})
-        run.attempt = Attempt(run.attempt.number + 1)
+
+    async def tell_ledger(self, run: Run) -> None:
+        """Note the attempts that are over and that the ledger may not have yet; to say it twice changes nothing.
+
+        Raises: what DatabaseAway names; then the seal says them again.
+        """
+        while run.untold:
+            moment, values = run.untold[0]
+            late = time.monotonic() - moment
+            values = {
+                name: value + late if name.endswith("_ago") and value is not None else value
+                for name, value in values.items()
+            }
+            try:
+                await self._store.next_attempt(run.started.site_id, values)
+            except DatabaseAway:
+                raise
+            except psycopg.Error as failure:  # It never will: a reply is not held up by its ledger.
+                log.warning("ledger_failed", extra={**run.trace(), "error": type(failure).__name__})
+            run.untold.pop(0)
 
     def _log_end_of_attempt(self, run: Run, error: ProviderError) -> None:
         log.warning(

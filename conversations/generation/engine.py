@@ -512,6 +512,7 @@ class Engine:
         while True:
             try:
                 async with asyncio.timeout(10):
+                    await self._answerer.tell_ledger(run)
                     is_alive, is_sealed = await self.store.seal(run.started.site_id, values)
                     stored = None if is_sealed else await self.store.read_reply(run.started.reply_id)
                 break

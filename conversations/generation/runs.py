@@ -51,6 +51,8 @@ class Run:
     chars: int = 0
     spent: tuple[int, int] = (0, 0)
     """Tokens in and out of the attempts that are over, as the ledger has them."""
+    untold: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    """Ends of attempts that the ledger may not have yet, each with its moment."""
     is_sealing: bool = False
     logged: float = field(default_factory=time.monotonic)
 

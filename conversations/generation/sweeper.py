@@ -184,11 +184,15 @@ def _seal_replies(
             [content[:PREVIEW_CHARS], conversation_id],
         )
         cursor.execute(
-            "UPDATE conversations_generation SET status = 'interrupted', error_code = 'interrupted',"
-            " output_tokens = %s, tokens_source = 'estimated', finished_at = clock_timestamp()"
-            " WHERE message_id = %s AND status = 'running'",
-            [estimate_tokens(content), message_id],
+            "SELECT id, continued_from FROM conversations_generation WHERE message_id = %s AND status = 'running'",
+            [message_id],
         )
+        for attempt_id, continued_from in cursor.fetchall():
+            cursor.execute(
+                "UPDATE conversations_generation SET status = 'interrupted', error_code = 'interrupted',"
+                " output_tokens = %s, tokens_source = 'estimated', finished_at = clock_timestamp() WHERE id = %s",
+                [estimate_tokens(content[continued_from:]), attempt_id],
+            )
         cursor.execute("DELETE FROM conversations_reply_chunk WHERE message_id = %s", [message_id])
         log.warning(
             "reply_swept",
