@@ -318,6 +318,8 @@ class Endpoint(KeyedModel):
         """Delete the row and bump the revision in one transaction."""
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
         with transaction.atomic(using=using):
+            # Before what hangs on it, as whoever changes that does: two do not wait for each other.
+            Endpoint.objects.using(using).select_for_update().filter(pk=self.pk).first()
             counts = super().delete(*args, **kwargs)
             bump_revision(using)
         return counts
@@ -342,7 +344,8 @@ def restore_revision(revision: int) -> int:
     Raises: EndpointRevision.DoesNotExist, when it is not kept any more.
     """
     with transaction.atomic():
-        # One change after the other: this row is what every change locks.
+        # In the order of every change, lest two wait for each other: the endpoints, then the row that all lock.
+        list(Endpoint.objects.select_for_update(no_key=True).order_by("pk"))
         RegistryRevision.objects.select_for_update().filter(pk=1).first()
         stored = EndpointRevision.objects.get(pk=revision).endpoints
         # Not the queryset of `objects`, whose every write is a revision of its own: this is one change.

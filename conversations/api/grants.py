@@ -160,8 +160,9 @@ class GrantViewSet(StaffViewSet):
 
         Raises: NotFound.
         """
-        endpoint, site = access_model(model_id), access_site(slug)
+        site = access_site(slug)
         with transaction.atomic(), tenant(site.pk):
+            endpoint = access_model(model_id, to_change=True)
             _found(endpoint, site).delete()
             note(request, endpoint, CHANGE, f"taken from {slug}")
         return Response(status=status.HTTP_204_NO_CONTENT)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import transaction
 
+from conversations.api.models import access_model
 from conversations.db import database_now
 from conversations.generation import endpoints
 from conversations.generation.engine import Engine
 from conversations.generation.store import Store
-from conversations.models import Generation, Message, Site, Worker
+from conversations.models import EndpointGrant, Generation, Message, Site, Worker
 from providers import registry
 from providers.models import Endpoint, EndpointRevision, restore_revision
 from tests.conversations.generation.conftest import claims_of, eventually, in_unit, new_chat, running_engines, send
@@ -180,6 +183,48 @@ def test_twenty_revisions_are_kept_and_none_holds_a_key() -> None:
     assert "canary" not in str(list(EndpointRevision.objects.values_list("endpoints", flat=True)))
     with pytest.raises(EndpointRevision.DoesNotExist):
         restore_revision(kept[-1] - 1)
+
+
+async def test_a_change_and_a_restore_at_once_wait_for_each_other_in_one_order(people: World) -> None:
+    row = await in_unit(make)
+    then = await in_unit(revision)
+    is_locked = threading.Event()
+
+    def change() -> None:
+        with transaction.atomic():
+            found = access_model(str(row.pk), to_change=True)
+            is_locked.set()
+            time.sleep(0.3)
+            found.weight = 7
+            found.save()
+
+    def restore() -> None:
+        assert is_locked.wait(5)
+        restore_revision(then)
+
+    await asyncio.gather(in_unit(change), in_unit(restore))
+    assert await in_unit(revision) == then + 2
+    assert (await in_unit(Endpoint.objects.get)).weight == 1
+
+
+async def test_a_removal_and_a_change_of_a_grant_at_once_wait_for_each_other_in_one_order(people: World) -> None:
+    row = await in_unit(make)
+    await in_unit(EndpointGrant.across_sites.create, site=people.acorn, endpoint=row)
+    is_locked = threading.Event()
+
+    def change() -> None:
+        with transaction.atomic():
+            access_model(str(row.pk), to_change=True)
+            is_locked.set()
+            time.sleep(0.3)
+            EndpointGrant.across_sites.get().save()
+
+    def remove() -> None:
+        assert is_locked.wait(5)
+        row.delete()
+
+    await asyncio.gather(in_unit(change), in_unit(remove))
+    assert not await in_unit(EndpointGrant.across_sites.exists)
 
 
 class SlowLedger(Store):
