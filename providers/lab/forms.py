@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from django import forms
@@ -24,7 +25,7 @@ from providers.clients.declarative import configs
 from providers.clients.declarative.curl import MODEL_WAS, CurlRefused, config_from_curl
 from providers.clients.declarative.lab import DryRun, Transcript, dry_run, read_transcript
 from providers.clients.declarative.pick import compile_path, pick
-from providers.clients.declarative.schema import IN_CLEAR, Config, ConfigRefused
+from providers.clients.declarative.schema import IN_CLEAR, Config, ConfigRefused, names_a_secret
 from providers.clients.declarative.stored import check_stored, is_wrapped
 from providers.errors import Misconfigured
 from providers.lab.words import in_words
@@ -281,6 +282,7 @@ class LabForm(forms.Form):
     ) -> None:
         """Show each mistake at its field, by its path."""
         shown: Any = self.data.copy()  # type: ignore[attr-defined]  # a QueryDict
+        clean: dict[str, Any] = {"config": raw, "values": typed.get("values")}
         for path, text in problems:
             field = path.partition(".")[0]
             if not typed.get(field):
@@ -289,10 +291,13 @@ class LabForm(forms.Form):
                     path = path.removeprefix("config").removeprefix(".")
             said = in_words(text)
             self.add_error(field, f"{path}: {said}" if path else said)
-            if text == IN_CLEAR:
-                said_there = typed["values"] if field == "values" else raw
-                key = pick(said_there, compile_path(path.removeprefix("values.") if field == "values" else path))
-                shown[field] = pretty(_without(said_there, key))
+            # An unknown place for a key is one, too; and of several keys none comes back with the next.
+            if text == IN_CLEAR or names_a_secret(path.rpartition(".")[2]):
+                where = path.removeprefix("values.") if field == "values" else path
+                with suppress(ValueError):  # it is under a name that no path can say
+                    if (key := pick(clean[field], compile_path(where))) not in (None, ""):
+                        clean[field] = _without(clean[field], key)
+                        shown[field] = pretty(clean[field])
         self.data = shown
 
 

@@ -311,6 +311,16 @@ def test_a_key_in_clear_is_refused_and_taken_out_of_what_is_shown_again(
     assert "•••" in html
 
 
+def test_of_several_keys_in_clear_and_keys_in_unknown_places_none_is_shown_again(editor: Client) -> None:
+    values = {"base_url": "https://a.example", "token": f"{CANARY}1", "secret": f"{CANARY}2"}
+    page = tried(editor, {**load("openai"), "values": values, "api_key": f"{CANARY}3"})
+    [(field, texts)] = errors_of(page).items()
+    assert (field, len(texts)) == ("config", 3)
+    html = page.content.decode()
+    assert "canary" not in html
+    assert html.count("•••") == 3
+
+
 def test_one_button_fills_in_the_form_of_a_new_endpoint(editor: Client) -> None:
     fields = {
         "_from_lab": "1",
