@@ -233,8 +233,10 @@ class Pool:
         self._budget -= 1
         return pause
 
-    def attempts(self, snapshot: Snapshot) -> Iterator[EndpointConfig]:
-        """Yield the endpoints to try, best first: by priority, then the least loaded for its weight.
+    def attempts(
+        self, snapshot: Snapshot, fits: Callable[[EndpointConfig], bool] = lambda endpoint: True
+    ) -> Iterator[EndpointConfig]:
+        """Yield the endpoints to try that fit, best first: by priority, then the least loaded for its weight.
 
         Endpoints whose breaker is open come only when all are open: better a call that may fail than a
         certain failure. Those over their limits do not come at all. Evaluated lazily: a breaker that opens
@@ -249,6 +251,7 @@ class Pool:
                     endpoint
                     for endpoint in snapshot.endpoints
                     if endpoint.key not in tried
+                    and fits(endpoint)
                     and (not only_healthy or self.breaker(endpoint).allows())
                     and self.has_room(endpoint)
                 ]

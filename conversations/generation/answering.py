@@ -53,11 +53,7 @@ class Answerer:
         if snapshot is None:
             snapshot = await db.unit(registry.current)
         snapshot = usable_by(snapshot, run.started.site_id, run.started.keys)
-        for endpoint in self._pool.attempts(snapshot):
-            if endpoint.is_stand_in and not run.started.allows_stand_in:
-                continue
-            if not _may_be_asked(run, endpoint):
-                continue
+        for endpoint in self._pool.attempts(snapshot, lambda endpoint: _may_be_asked(run, endpoint)):
             try:
                 with self._pool.breaker(endpoint).call():
                     if failure is not None:
@@ -335,6 +331,8 @@ def _is_worth_another(error: ProviderError, chars: int) -> bool:
 
 def _may_be_asked(run: Run, endpoint: EndpointConfig) -> bool:
     """Whether an endpoint may get this reply: one that cannot go on with a text gets only what has none."""
+    if endpoint.is_stand_in and not run.started.allows_stand_in:
+        return False
     if not run.chars or asking_of(endpoint, run.started.midstream_failover) != "none":
         return True
     return not run.buffer.final_text()[0]

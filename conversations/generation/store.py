@@ -123,6 +123,7 @@ WITH me AS ({FENCE}),
                called_at = clock_timestamp() - %(called_ago)s * interval '1 second',
                first_token_at = clock_timestamp() - %(first_token_ago)s * interval '1 second',
                last_token_at = clock_timestamp() - %(last_token_ago)s * interval '1 second',
+               upstream_closed_at = clock_timestamp() - %(closed_ago)s * interval '1 second',
                finished_at = clock_timestamp()
           FROM me WHERE attempt.message_id = %(message)s AND attempt.attempt = %(attempt)s
      RETURNING attempt.site_id, attempt.queued_at)

@@ -65,6 +65,16 @@ def test_work_is_shared_by_weight_among_equals() -> None:
     assert (chosen.count("e1"), chosen.count("e2")) == (10, 30)
 
 
+def test_one_that_rests_is_tried_when_no_healthy_one_fits() -> None:
+    pool = Pool()
+    ill, unfit = endpoint(1, priority=1), endpoint(2, priority=2)
+    for _ in range(FAILURES_TO_OPEN):
+        pool.breaker(ill).failed(errors.Unavailable())
+    assert names(pool, ill, unfit) == ["e2"]
+    tried = pool.attempts(Snapshot(1, (ill, unfit)), lambda e: e is not unfit)
+    assert [e.name for e in tried] == ["e1"]
+
+
 def test_failures_in_a_row_open_the_breaker_and_rest_doubles() -> None:
     clock = Clock()
     pool = Pool(clock=clock)

@@ -92,6 +92,7 @@ async def test_an_attempt_that_the_database_did_not_note_is_noted_with_the_end(
     assert (reply.content, reply.status) == (BEGUN + REST, "complete")
     rows = await ledger(reply, "endpoint_name", "status", "continued_from")
     assert rows == [("甲", "failed", 0), ("乙", "failed", 0), ("丙", "complete", len(BEGUN))]
+    assert all(closed is not None for (closed,) in await ledger(reply, "upstream_closed_at"))
 
 
 async def test_a_stop_in_the_pause_before_the_retry_charges_nothing_twice(people: World, monkeypatch: Any) -> None:
