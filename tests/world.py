@@ -5,8 +5,9 @@ Alice and Bob belong to Acorn, Carol belongs to Birch, Dave waits for approval i
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -14,8 +15,20 @@ from django.contrib.auth.hashers import make_password
 from django.utils import timezone
 
 from conversations.db import tenant
-from conversations.models import Conversation, Membership, Message, ReplyChunk, Site, User, Worker, WorkerLog
+from conversations.models import (
+    Conversation,
+    Membership,
+    Message,
+    ReplyChunk,
+    Site,
+    User,
+    VoiceScene,
+    VoiceSession,
+    Worker,
+    WorkerLog,
+)
 from conversations.tenancy.tokens import TokenPair, start_login
+from providers.fields import keep_secret
 
 PASSWORD = "橡果-correct-horse"
 
@@ -153,3 +166,59 @@ def fold_text(reply: Message, offset: int, text: str, *, reasoning_offset: int =
         content=text,
         reasoning=reasoning,
     )
+
+
+VOICE_SECRETS = {
+    "access_key_id": "AKLT-for-tests-only-0000",
+    "secret_key": "c2VjcmV0LWtleS1mb3ItdGVzdHMtb25seQ==",
+    "app_key": "0123456789abcdef0123456789abcdef",
+    "callback_key": "callback-key-for-tests-only-0001",
+}
+
+
+def make_voice_scene(
+    site: Site, key: str = "Custom", *, secrets: dict[str, str] | None = None, **fields: Any
+) -> Any:
+    """Return a voice scene with keys, whose model is ours (CustomLLM)."""
+    fields.setdefault("name", "自定义助手")
+    fields.setdefault("rtc_app_id", "661e0000000000000000543c")
+    fields.setdefault("callback_base_url", "https://chat.example.com")
+    fields.setdefault(
+        "voice_chat",
+        {
+            "AgentConfig": {"UserId": "ChatBot01", "WelcomeMessage": "你好，我是小助手。", "TargetUserId": [""]},
+            "Config": {
+                "ASRConfig": {"Provider": "volcano", "ProviderParams": {"Mode": "smallmodel", "AppId": "1"}},
+                "TTSConfig": {"Provider": "volcano", "ProviderParams": {"app": {"appid": "2"}}},
+                "LLMConfig": {"Mode": "CustomLLM", "HistoryLength": 3, "SystemMessages": ["你是小助手。"]},
+                "InterruptMode": 0,
+            },
+        },
+    )
+    scene = VoiceScene(site=site, key=key, **fields)
+    for name, value in {**VOICE_SECRETS, **(secrets or {})}.items():
+        keep_secret(scene, name, value)
+    scene.save()
+    return scene
+
+
+def make_voice_session(scene: VoiceScene, membership: Membership, **fields: Any) -> VoiceSession:
+    """Return a room of this member that is running since just now, with a conversation of its own."""
+    now = timezone.now()
+    room_id = fields.pop("room_id", f"{scene.site_id}-{uuid.uuid4().hex}")
+    fields.setdefault("status", "started")
+    if "conversation" not in fields:
+        fields["conversation"] = make_conversation(membership, context_type="voice", context_id=room_id)
+    running = {"task_id": f"task-{uuid.uuid4().hex}", "started_at": now, "stop_due_at": now + timedelta(hours=1)}
+    session: VoiceSession = VoiceSession.across_sites.create(
+        site_id=scene.site_id,
+        scene=scene,
+        membership=membership,
+        room_id=room_id,
+        user_id=f"user-{uuid.uuid4().hex}",
+        bot_id="ChatBot01",
+        created_at=now,
+        token_expires_at=now + timedelta(hours=24),
+        **{**running, **fields},
+    )
+    return session

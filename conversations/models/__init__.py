@@ -13,12 +13,15 @@ from conversations.models.sites import (
     User,
     site_setting,
 )
+from conversations.models.voice import InternalCaller, InternalNonce, VoiceScene, VoiceSession
 
 __all__ = [
     "Conversation",
     "EndpointGrant",
     "Generation",
     "IdempotencyKey",
+    "InternalCaller",
+    "InternalNonce",
     "Login",
     "MemberKey",
     "Membership",
@@ -32,6 +35,8 @@ __all__ = [
     "UnscopedQuery",
     "User",
     "VendorSession",
+    "VoiceScene",
+    "VoiceSession",
     "Worker",
     "WorkerLog",
     "site_setting",
