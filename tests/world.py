@@ -17,6 +17,7 @@ from django.utils import timezone
 from conversations.db import tenant
 from conversations.models import (
     Conversation,
+    InternalCaller,
     Membership,
     Message,
     ReplyChunk,
@@ -222,3 +223,17 @@ def make_voice_session(scene: VoiceScene, membership: Membership, **fields: Any)
         **{**running, **fields},
     )
     return session
+
+
+def make_internal_caller(
+    site: Site,
+    key_id: str = "java-mock",
+    *,
+    secret: str = "internal-secret-for-tests-only-0123456789abcdef",
+    **fields: Any,
+) -> InternalCaller:
+    """Return a server that may act for the members of this site."""
+    caller = InternalCaller(site=site, key_id=key_id, **fields)
+    keep_secret(caller, "secret", secret)
+    caller.save()
+    return caller

@@ -30,6 +30,10 @@ HOUSEKEEPING = (
     "DELETE FROM conversations_stream_ticket WHERE expires_at < clock_timestamp()",
     "DELETE FROM conversations_login WHERE expires_at < clock_timestamp()",
     "DELETE FROM conversations_rate_window WHERE minute < floor(extract(epoch FROM clock_timestamp()) / 60) - 1",
+    # As long as tenancy/internal.py says; rooms whose token has ended and that nobody ever entered.
+    "DELETE FROM conversations_internal_nonce WHERE seen_at < clock_timestamp() - interval '900 seconds'",
+    "DELETE FROM conversations_voice_session WHERE status = 'created'"
+    " AND created_at < clock_timestamp() - interval '2 days'",
     "DELETE FROM conversations_worker_log log WHERE NOT EXISTS"
     " (SELECT 1 FROM conversations_worker worker WHERE worker.id = log.worker_id)",
     "DELETE FROM conversations_reply_chunk chunk USING conversations_message message"
