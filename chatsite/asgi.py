@@ -24,7 +24,8 @@ from channels.routing import ProtocolTypeRouter  # noqa: E402  (needs the apps t
 from conversations.api.edge import Edge, Message, Receive, Scope, Send  # noqa: E402
 from conversations.api.health import register_readiness  # noqa: E402
 from conversations.api.routing import http_router  # noqa: E402
-from conversations.generation.engine import Engine, engine, engine_trouble  # noqa: E402
+from conversations.generation.engine import Engine, engine, engine_trouble, register_chore  # noqa: E402
+from conversations.voice.rooms import sweep_rooms_for_ever  # noqa: E402
 
 
 class Lifespan:
@@ -84,4 +85,5 @@ def _drain_then(loop: asyncio.AbstractEventLoop, current: Engine, earlier: Any) 
 
 
 register_readiness("engine", engine_trouble)
+register_chore(sweep_rooms_for_ever)
 application = Edge(ProtocolTypeRouter({"http": http_router(django), "lifespan": Lifespan()}))

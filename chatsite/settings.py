@@ -159,6 +159,10 @@ PROVIDER_IDLE_SECONDS = env_float("PROVIDER_IDLE_SECONDS", 60, least=0.05, most=
 PROVIDER_TOTAL_SECONDS = env_float("PROVIDER_TOTAL_SECONDS", 1800, least=0.1, most=86_400)
 PROVIDER_LINE_MAX_BYTES = env_int("PROVIDER_LINE_MAX_BYTES", 8 * 1024 * 1024, least=1024, most=1 << 30)
 
+# --- Voice --------------------------------------------------------------------------------------------
+VOICE_CALLBACK_BASE_URL = env_str("VOICE_CALLBACK_BASE_URL")
+VOICE_PLATFORM_SECONDS = env_float("VOICE_PLATFORM_SECONDS", 10, least=0.1, most=300)
+
 # --- Sign-in and limits ------------------------------------------------------------------------------
 ACCESS_TOKEN_SECONDS = env_int("ACCESS_TOKEN_SECONDS", 900, least=5, most=86_400)
 REFRESH_TOKEN_DAYS = env_float("REFRESH_TOKEN_DAYS", 30, least=0.001, most=3650)
@@ -213,6 +217,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "conversations.api.openapi.add_streams",
+        "conversations.api.openapi_rooms.add_rooms",
         "conversations.api.openapi.add_problems",
     ],
     "ENUM_NAME_OVERRIDES": {

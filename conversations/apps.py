@@ -10,7 +10,8 @@ class ConversationsConfig(AppConfig):
     verbose_name = "聊天"
 
     def ready(self) -> None:
-        """Tell the registry, which knows endpoints and no sites, who may use them."""
+        """Register the system checks; tell the registry, which knows endpoints and no sites, who may use them."""
+        from conversations import checks  # noqa: F401  (registers itself)
         from conversations.tenancy.grants import load_grants  # models are there only now
         from providers.registry import ask_for_grants
 

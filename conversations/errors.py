@@ -43,6 +43,19 @@ CODES: Mapping[str, ErrorText] = {
         "Idempotency-Key 须为 8 到 128 个可见 ASCII 字符。",
         "Idempotency-Key must be 8 to 128 visible ASCII characters.",
     ),
+    "unknown_action": ErrorText(
+        400,
+        "Bad request",
+        "不支持这个 Action：只能是 StartVoiceChat 或 StopVoiceChat。",
+        "This Action is not supported: it must be StartVoiceChat or StopVoiceChat.",
+    ),
+    "scene_id_missing": ErrorText(400, "Bad request", "缺少 SceneID。", "SceneID is missing."),
+    "member_missing": ErrorText(
+        400,
+        "Bad request",
+        "缺少 MemberId，且该调用方没有默认成员。",
+        "MemberId is missing, and this caller has no member of its own.",
+    ),
     "bad_request": ErrorText(400, "Bad request", "请求无法理解。", "The request cannot be understood."),
     # 401
     "not_signed_in": ErrorText(401, "Not signed in", "请先登录。", "Please sign in."),
@@ -70,6 +83,14 @@ CODES: Mapping[str, ErrorText] = {
     ),
     # 404, 405, 406, 409
     "not_found": ErrorText(404, "Not found", "没有找到。", "Not found."),
+    "scene_not_found": ErrorText(404, "Not found", "没有这个语音场景。", "There is no such voice scene."),
+    "room_not_found": ErrorText(
+        404,
+        "Not found",
+        "没有这个语音房间，请先调用 getScenes。",
+        "There is no such voice room. Call getScenes first.",
+    ),
+    "member_not_found": ErrorText(404, "Not found", "没有这个成员。", "There is no such member."),
     "method_not_allowed": ErrorText(
         405, "Method not allowed", "不支持这种请求方法。", "This method is not supported here."
     ),
@@ -131,6 +152,15 @@ CODES: Mapping[str, ErrorText] = {
         502, "Reply failed", "回复过长，已停止生成。", "The reply grew too long and was ended."
     ),
     "no_model": ErrorText(502, "Reply failed", "尚未配置可用的模型。", "No model is available."),
+    "scene_incomplete": ErrorText(
+        500, "Not configured", "语音场景的配置不完整。", "The voice scene is not completely configured."
+    ),
+    "platform_unavailable": ErrorText(
+        502, "Platform failed", "语音平台暂时不可用，请稍后再试。", "The voice platform is unavailable right now."
+    ),
+    "platform_timeout": ErrorText(
+        504, "Platform failed", "语音平台响应超时，请稍后再试。", "The voice platform took too long to answer."
+    ),
     "interrupted": ErrorText(
         502,
         "Reply interrupted",

@@ -1,4 +1,4 @@
-"""Which calls are answered ahead of Django: those that wait for a model."""
+"""Which calls are answered ahead of Django: those that wait for a model, or for the voice platform."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from channels.routing import URLRouter
 from django.urls import URLPattern, re_path
 
-from conversations.api import stream
+from conversations.api import rooms, stream
 from conversations.api.stream import Endpoint
 
 CHAT = r"^api/xcx/chat/"
@@ -25,6 +25,8 @@ def http_router(django: Any) -> Any:
             _route(REPLY + r"stop/?$", Endpoint(POST=stream.post_stop)),
             _route(REPLY + r"regenerate/?$", Endpoint(POST=stream.post_regenerate)),
             _route(CHAT + r"(?P<chat_id>[^/]+)/messages/?$", Endpoint(POST=stream.post_message, otherwise=django)),
+            _route(r"^getScenes/?$", Endpoint(POST=rooms.post_get_scenes)),
+            _route(r"^proxy/?$", Endpoint(POST=rooms.post_proxy)),
             _route(r"", django),
         ]
     )

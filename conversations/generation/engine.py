@@ -110,6 +110,8 @@ class Engine:
         self._spawn(self._beat())
         self._spawn(self._keep_clocks())
         self._spawn(self._keep_house())
+        for chore in _chores:
+            self._spawn(chore())
 
     async def _inherit_health(self) -> None:
         """Let a new process judge at once when the database has been up for a lease.
@@ -656,6 +658,19 @@ class Engine:
 def local_iso(moment: Any) -> str:
     """Return a stored time as ISO 8601 with the local offset."""
     return timezone.localtime(moment).isoformat(timespec="milliseconds")
+
+
+Chore = Callable[[], Coroutine[Any, Any, None]]
+_chores: list[Chore] = []
+
+
+def register_chore(chore: Chore) -> None:
+    """Have every engine of this process run something from its start until it is closed.
+
+    For rooms above this one that must do something by and by in some worker; who is cancelled may tidy up first.
+    """
+    if chore not in _chores:
+        _chores.append(chore)
 
 
 _engines: dict[asyncio.AbstractEventLoop, Engine] = {}

@@ -13,6 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from chatsite import env
 from conversations.errors import CODES
 from conversations.generation import metrics
+from conversations.voice import metrics as voice_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -65,7 +66,7 @@ def test_every_log_event_is_documented(room: str) -> None:
 def test_every_metric_is_documented() -> None:
     names = {
         f"{metric._name}_total" if isinstance(metric, Counter) else metric._name
-        for metric in vars(metrics).values()
+        for metric in (*vars(metrics).values(), *vars(voice_metrics).values())
         if isinstance(metric, Counter | Gauge | Histogram)
     }
     assert len(names) > 10
