@@ -65,7 +65,10 @@ ICONS = {
     "conversations.membership": "group",
     "conversations.conversation": "chat",
     "conversations.generation": "receipt_long",
+    "conversations.voicescene": "record_voice_over",
+    "conversations.voicesession": "graphic_eq",
     "conversations.user": "person",
+    "conversations.internalcaller": "key",
     "conversations.worker": "dns",
     "providers.endpoint": "smart_toy",
 }

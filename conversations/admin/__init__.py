@@ -1,5 +1,27 @@
 """What staff see: one module per noun; who sees what is decided in `base`."""
 
-from conversations.admin import conversations, endpoints, generations, memberships, sites, users, workers
+from conversations.admin import (
+    callers,
+    conversations,
+    endpoints,
+    generations,
+    memberships,
+    rooms,
+    scenes,
+    sites,
+    users,
+    workers,
+)
 
-__all__ = ["conversations", "endpoints", "generations", "memberships", "sites", "users", "workers"]
+__all__ = [
+    "callers",
+    "conversations",
+    "endpoints",
+    "generations",
+    "memberships",
+    "rooms",
+    "scenes",
+    "sites",
+    "users",
+    "workers",
+]

@@ -100,6 +100,13 @@ class SiteForm(forms.ModelForm):
         widget=UnfoldBooleanSwitchWidget(),
         help_text=_("Members may keep a key of their own for an endpoint; it is used for their replies alone."),
     )
+    setting_voice_max_minutes = forms.IntegerField(
+        label=_("Longest voice room, in minutes"),
+        min_value=INTEGER_BOUNDS["voice_max_minutes"][0],
+        max_value=INTEGER_BOUNDS["voice_max_minutes"][1],
+        widget=UnfoldAdminIntegerFieldWidget(),
+        help_text=_("Rooms that nobody has stopped by then are stopped; a scene may say otherwise."),
+    )
     setting_ascii_stream = forms.BooleanField(
         label=_("ASCII streams"),
         required=False,
@@ -173,6 +180,7 @@ class SiteAdmin(ScopedAdmin):
             },
         ),
         (_("Models"), {"fields": ("endpoints", "setting_member_keys")}),
+        (_("Voice"), {"fields": ("setting_voice_max_minutes",)}),
         (
             _("Conversations"),
             {"fields": ("setting_context_reuse_seconds", "setting_retention_days", "setting_ascii_stream")},

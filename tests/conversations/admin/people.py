@@ -7,9 +7,28 @@ from dataclasses import dataclass
 from django.test import Client
 from django.utils import timezone
 
-from conversations.models import Conversation, Generation, Membership, Message, Site, User
+from conversations.models import (
+    Conversation,
+    Generation,
+    InternalCaller,
+    Membership,
+    Message,
+    Site,
+    User,
+    VoiceScene,
+    VoiceSession,
+)
 from providers.models import Endpoint
-from tests.world import World, make_conversation, make_member, make_message, make_worker
+from tests.world import (
+    World,
+    make_conversation,
+    make_internal_caller,
+    make_member,
+    make_message,
+    make_voice_scene,
+    make_voice_session,
+    make_worker,
+)
 
 SECRET = "橡果机密"
 """Stands in every text of Acorn's rows."""
@@ -27,6 +46,9 @@ class Staff:
     reply: Message
     attempt: Generation
     endpoint: Endpoint
+    scene: VoiceScene
+    room: VoiceSession
+    caller: InternalCaller
 
 
 def make_manager(site: Site, username: str) -> Membership:
@@ -58,6 +80,7 @@ def make_staff(world: World) -> Staff:
         vendor_request_id=f"{SECRET}请求",
         queued_at=timezone.now(),
     )
+    scene = make_voice_scene(world.acorn, key=f"{SECRET}场景", name=f"{SECRET}语音")
     root = User.objects.create(username="root", is_staff=True, is_superuser=True)
     return Staff(
         world=world,
@@ -67,6 +90,9 @@ def make_staff(world: World) -> Staff:
         chat=chat,
         reply=reply,
         attempt=attempt,
+        scene=scene,
+        room=make_voice_session(scene, world.alice, conversation=chat, room_id=f"{world.acorn.pk}-{SECRET}"),
+        caller=make_internal_caller(world.acorn, "acorn-java", name=f"{SECRET}调用方", membership=world.alice),
         endpoint=Endpoint.objects.create(name=f"{SECRET}接入点", base_url="https://api.example.com", model="m"),
     )
 
