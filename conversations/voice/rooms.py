@@ -106,8 +106,15 @@ async def _perform(claim: Claim) -> RtcAnswer:
     # A context of its own: a request's would carry its database connection along.
     task = asyncio.create_task(_call_and_finish(claim), context=contextvars.Context())
     _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
+    task.add_done_callback(_let_go)
     return await asyncio.shield(task)
+
+
+def _let_go(task: asyncio.Task[RtcAnswer]) -> None:
+    """Forget a task; what it raised was written down, also when nobody waits for it any more."""
+    _tasks.discard(task)
+    if not task.cancelled():
+        task.exception()
 
 
 async def _call_and_finish(claim: Claim) -> RtcAnswer:
@@ -123,6 +130,7 @@ async def _call_and_finish(claim: Claim) -> RtcAnswer:
         await db.unit(sessions.finish, claim, error)
         code = "platform_timeout" if isinstance(error, TimedOut) else "platform_unavailable"
         raise ChatError(code) from error
+    answer = claim.without_secrets(answer)
     await db.unit(sessions.finish, claim, answer)
     return answer
 

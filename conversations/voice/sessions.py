@@ -10,7 +10,7 @@ import logging
 import secrets
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ from conversations.tenancy.throttle import spend
 from conversations.voice import metrics, scenes
 from conversations.voice.scene_check import SceneProblem, check_scene
 from providers.errors import ConnectFailed, Misconfigured, ProviderError
-from providers.rtc.client import RtcAccount, RtcAnswer
+from providers.fields import Secret
+from providers.rtc.client import RtcAccount, RtcAnswer, read_answer
 from providers.rtc.tokens import write_token
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,17 @@ class Claim:
     session_id: int
     room_id: str
     account: RtcAccount
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)  # holds the callback key
     max_minutes: int
+    secrets: tuple[Secret, ...]
+
+    def without_secrets(self, answer: RtcAnswer) -> RtcAnswer:
+        """Return the answer as it came, but for keys of ours that it should quote: no key ever leaves."""
+        body = answer.body
+        for secret in self.secrets:
+            if secret and (plain := secret.reveal().encode()) in body:
+                body = body.replace(plain, b"***")
+        return answer if body is answer.body else read_answer(answer.status, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,10 +345,20 @@ def _claim(
         account = scenes.account_of(scene, version=version)
         is_start = action == "StartVoiceChat"
         body = scenes.start_body(scene, session) if is_start else scenes.task_body(scene, session)
-        minutes = scenes.max_minutes(scene)
+        kept = tuple(scene.secret(name) for name in ("secret_key", "app_key", "callback_key", "access_key_id"))
     except Misconfigured as error:
         raise scene_incomplete(scene, [p for p in check_scene(scene) if p.code == "unreadable_key"]) from error
-    return Claim(session.claim + 1, action, session.site_id, session.pk, session.room_id, account, body, minutes)
+    return Claim(
+        number=session.claim + 1,
+        action=action,
+        site_id=session.site_id,
+        session_id=session.pk,
+        room_id=session.room_id,
+        account=account,
+        body=body,
+        max_minutes=scenes.max_minutes(scene),
+        secrets=kept,
+    )
 
 
 def _end_context(session: VoiceSession) -> None:

@@ -86,6 +86,7 @@ def test_a_call_is_good_once_and_only_as_it_was_signed(people: World, scene: Voi
             (path, body.replace(b"Custom", b"Other!"), signed("POST", path, body)),
             ("/proxy?Action=StartVoiceChat&Version=2024-12-01", body, signed("POST", path, body)),
             ("/getScenes?Action=StopVoiceChat&Version=2024-12-01", body, signed("POST", path, body)),
+            (path, json.dumps(dict(reversed(json.loads(body).items()))).encode(), signed("POST", path, body)),
             (path, body, late),
             (path, body, signed("POST", path, body, secret="another-secret-of-the-same-length-00000000000")),
             (path, body, signed("POST", path, body, key_id="nobody")),
@@ -98,7 +99,7 @@ def test_a_call_is_good_once_and_only_as_it_was_signed(people: World, scene: Voi
 
     first, *refused, last = talk(go, None)
     assert first[0] == last[0] == 404 and b"room_not_found" in first[1]
-    assert refused == [(401, REFUSED)] * 8
+    assert refused == [(401, REFUSED)] * 9
 
 
 @pytest.mark.parametrize("path", CALLS)

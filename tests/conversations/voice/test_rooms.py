@@ -473,6 +473,25 @@ def test_a_caller_who_hangs_up_leaves_nothing_half_done(
     assert only_session().status == "started"
 
 
+def test_a_key_that_the_platform_quotes_goes_no_further(
+    people: World, scene: VoiceScene, platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    quoted = " ".join(VOICE_SECRETS.values())
+    platform.instead = lambda action, body: (400, envelope(action, error=quoted, message=f"有误：{quoted}"))
+
+    async def go(alice: Client) -> httpx.Response:
+        await alice.open()
+        return await alice.start()
+
+    answer = talk(go, bearer(people.alice))
+    assert answer.json()["ResponseMetadata"]["Error"]["Message"] == "有误：*** *** *** ***"
+    logged = "".join(f"{record.getMessage()} {vars(record)!r}" for record in caplog.records)
+    row = repr(VoiceSession.across_sites.values().get())
+    assert "voice_platform_failed" in logged
+    assert [secret for secret in VOICE_SECRETS.values() if secret in logged or secret in row] == []
+
+
 # --- rooms nobody stopped ---
 
 
