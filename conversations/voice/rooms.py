@@ -111,10 +111,11 @@ async def _perform(claim: Claim) -> RtcAnswer:
 
 
 def _let_go(task: asyncio.Task[RtcAnswer]) -> None:
-    """Forget a task; what it raised was written down, also when nobody waits for it any more."""
+    """Forget a task; a failure of the platform was written down, anything else is a defect of ours."""
     _tasks.discard(task)
-    if not task.cancelled():
-        task.exception()
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, ChatError):
+        log.error("voice_call_broken", exc_info=error)
 
 
 async def _call_and_finish(claim: Claim) -> RtcAnswer:

@@ -234,10 +234,15 @@ def claim_stop(caller: Caller, scene_key: str, *, room_id: str | None = None, ve
 
 
 def claim_due(*, at_most: int = 20) -> list[Claim]:
-    """Return claims to stop the rooms whose time is over; of two workers that ask, one gets each."""
-    due = VoiceSession.across_sites.filter(_is_free(), status__in=RUNNING, stop_due_at__lte=Now()).order_by(
-        "stop_due_at"
+    """Return claims to stop the rooms whose time is over, or whose member may not chat any more.
+
+    Of two workers that ask, one gets each.
+    """
+    may_chat = Q(
+        membership__status=Membership.Status.APPROVED, membership__user__is_active=True, site__is_active=True
     )
+    is_due = Q(status__in=RUNNING, stop_due_at__lte=Now()) | (Q(status=Status.STARTED) & ~may_chat)
+    due = VoiceSession.across_sites.filter(_is_free(), is_due).order_by("stop_due_at")
     claims = []
     for site_id, session_id in list(due.values_list("site_id", "pk")[:at_most]):
         try:
@@ -256,8 +261,10 @@ def _claim_due(site_id: int, session_id: int) -> Claim | None:
     session = _with_state(VoiceSession.objects.for_site(site_id)).filter(pk=session_id).first()
     if session is None or session.status not in RUNNING or session.is_busy:
         return None
+    member = Membership.objects.for_site(site_id).select_related("site", "user").get(pk=session.membership_id)
+    by = StoppedBy.LIMIT if member.is_approved else StoppedBy.STAFF
     try:
-        step = _claim_stop(session, by=session.stopped_by or StoppedBy.LIMIT)
+        step = _claim_stop(session, by=session.stopped_by or by)
     except ChatError:
         return None  # noted as a failed attempt
     return step if isinstance(step, Claim) else None
@@ -397,7 +404,8 @@ def finish(claim: Claim, outcome: RtcAnswer | ProviderError) -> None:
 
 def _finish_start(session: VoiceSession, claim: Claim, outcome: RtcAnswer | ProviderError, code: str) -> None:
     if not code:
-        due = Now() + timedelta(minutes=claim.max_minutes)
+        # Staff may have asked for its end meanwhile.
+        due = Now() if session.stopped_by else Now() + timedelta(minutes=claim.max_minutes)
         if _write(session, claim.number, status=Status.STARTED, started_at=Now(), stop_due_at=due):
             metrics.ROOMS_STARTED.inc()
             log.info(

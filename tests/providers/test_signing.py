@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 import json
 import random
 import string
 import warnings
-
-import pytest
 
 from providers.signing import volcengine_headers
 
@@ -37,9 +36,9 @@ def test_the_vendors_signer_agrees_on_a_thousand_requests() -> None:
     # are plain and not repeated, the path is "/".
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        signer = pytest.importorskip("volcengine.auth.SignerV4").SignerV4
-        param_type = pytest.importorskip("volcengine.auth.SignParam").SignParam
-        credentials_type = pytest.importorskip("volcengine.Credentials").Credentials
+        signer = importlib.import_module("volcengine.auth.SignerV4").SignerV4
+        param_type = importlib.import_module("volcengine.auth.SignParam").SignParam
+        credentials_type = importlib.import_module("volcengine.Credentials").Credentials
     rng = random.Random(20261120)
     for number in range(1000):
         host = rng.choice(("rtc.volcengineapi.com", "open.byteplusapi.com", "127.0.0.1:9000", "x.example:443"))

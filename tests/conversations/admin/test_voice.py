@@ -129,7 +129,8 @@ def test_the_page_says_what_is_missing(world: World, manager: Client) -> None:
     scene = make_voice_scene(world.acorn, callback_base_url="", secrets={"app_key": ""})
     page = manager.get(f"{LIST}{scene.pk}/change/").content.decode()
     assert "缺少 RTC AppKey" in page and "没有回调地址" in page
-    assert "不完整" in manager.get(LIST).content.decode()
+    listed = manager.get(LIST).content.decode()
+    assert "不完整" in listed and 'id="scene-import"' in listed
 
 
 def upload(client: Client, site: int, document: Any, name: str = "客服.json", **more: str) -> Any:

@@ -12,8 +12,9 @@ import pytest
 
 from conversations import db
 from conversations.history.actions import delete_conversation
-from conversations.models import Conversation, VoiceScene, VoiceSession
+from conversations.models import Conversation, Membership, VoiceScene, VoiceSession
 from conversations.voice.rooms import sweep_rooms
+from conversations.voice.sessions import request_stop
 from providers.rtc.tokens import read_token, verify_token
 from tests.conversations.voice.conftest import Client, talk
 from tests.conversations.voice.platform import Platform, envelope
@@ -537,6 +538,44 @@ def test_the_limit_is_the_scenes_else_the_sites(people: World, scene: VoiceScene
         return found
 
     assert talk(go, bearer(people.alice)) == [7, 3]
+
+
+def test_the_room_of_a_member_who_is_suspended_is_stopped(
+    people: World, scene: VoiceScene, platform: Platform
+) -> None:
+    async def go(alice: Client, bob: Client) -> None:
+        for client in (alice, bob):
+            await client.open()
+            await client.start()
+        await db.unit(Membership.across_sites.filter(pk=people.alice.pk).update, status="suspended")
+        while len(platform.running) > 1:
+            await sweep_rooms()
+            await asyncio.sleep(0.02)
+        await sweep_rooms()
+
+    talk(go, bearer(people.alice), bearer(people.bob))
+    rows = VoiceSession.across_sites.values_list("membership__user__username", "status", "stopped_by")
+    assert sorted(rows) == [("alice", "stopped", "staff"), ("bob", "started", "")]
+
+
+def test_staff_who_end_a_room_while_it_starts_are_heard(
+    people: World, scene: VoiceScene, platform: Platform
+) -> None:
+    platform.seconds = 0.3
+
+    async def go(alice: Client) -> None:
+        await alice.open()
+        start = asyncio.create_task(alice.start())
+        while not platform.calls:
+            await asyncio.sleep(0.01)
+        assert await db.unit(lambda: request_stop(only_session()))
+        await start
+        while platform.running:
+            await sweep_rooms()
+            await asyncio.sleep(0.02)
+
+    talk(go, bearer(people.alice))
+    assert only_session().stopped_by == "staff"
 
 
 def test_a_stop_that_fails_is_repeated_with_longer_pauses_until_it_is_given_up(
