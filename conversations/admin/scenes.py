@@ -52,6 +52,9 @@ class SceneForm(WriteOnlyKeysForm):
         widget=UnfoldBooleanSwitchWidget(),
         help_text=_("Rooms that run keep the old one. The platform is told the key with every start."),
     )
+    icon = forms.CharField(
+        label=_("icon"), required=False, max_length=100_000, widget=UnfoldAdminTextareaWidget(attrs={"rows": 2})
+    )
     voice_chat = forms.JSONField(
         label=_("StartVoiceChat body"),
         required=False,
@@ -234,7 +237,7 @@ class VoiceSceneAdmin(SiteBoundAdmin):
         """Return how the check went, in a word."""
         levels = {problem.level for problem in check_scene(scene)}
         worst = "error" if "error" in levels else "warning" if levels else "ok"
-        words = {"error": _("incomplete"), "warning": _("with remarks"), "ok": _("complete")}
+        words = {"error": _("incomplete"), "warning": _("with remarks"), "ok": _("in order")}
         return chip(worst, words[worst], {"error": "danger", "warning": "warning", "ok": "success"})
 
     @display(description=_("check"))

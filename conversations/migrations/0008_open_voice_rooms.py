@@ -132,7 +132,7 @@ class Migration(migrations.Migration):
                 ('user_id', models.CharField(max_length=128, verbose_name='user in the room')),
                 ('bot_id', models.CharField(max_length=128, verbose_name='bot in the room')),
                 ('task_id', models.CharField(blank=True, default='', max_length=128, verbose_name='task')),
-                ('status', models.CharField(choices=[('created', 'created'), ('starting', 'starting'), ('started', 'started'), ('stopping', 'stopping'), ('stopped', 'stopped'), ('failed', 'failed')], default='created', max_length=16, verbose_name='status')),
+                ('status', models.CharField(choices=[('created', 'not started yet'), ('starting', 'starting'), ('started', 'under way'), ('stopping', 'stopping'), ('stopped', 'over'), ('failed', 'failed')], default='created', max_length=16, verbose_name='status')),
                 ('stopped_by', models.CharField(blank=True, choices=[('caller', 'its caller'), ('limit', 'the time limit'), ('staff', 'staff')], default='', max_length=16, verbose_name='stopped by')),
                 ('last_error', models.CharField(blank=True, default='', max_length=200, verbose_name='last error')),
                 ('created_at', models.DateTimeField(verbose_name='created')),

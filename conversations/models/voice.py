@@ -184,11 +184,11 @@ class VoiceSession(TenantModel):
     class Status(models.TextChoices):
         """Where the platform's task is, as far as we know."""
 
-        CREATED = "created", _("created")
+        CREATED = "created", _("not started yet")
         STARTING = "starting", _("starting")
-        STARTED = "started", _("started")
+        STARTED = "started", _("under way")
         STOPPING = "stopping", _("stopping")
-        STOPPED = "stopped", _("stopped")
+        STOPPED = "stopped", _("over")
         FAILED = "failed", _("failed")
 
     class StoppedBy(models.TextChoices):
