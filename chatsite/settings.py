@@ -159,6 +159,11 @@ PROVIDER_IDLE_SECONDS = env_float("PROVIDER_IDLE_SECONDS", 60, least=0.05, most=
 PROVIDER_TOTAL_SECONDS = env_float("PROVIDER_TOTAL_SECONDS", 1800, least=0.1, most=86_400)
 PROVIDER_LINE_MAX_BYTES = env_int("PROVIDER_LINE_MAX_BYTES", 8 * 1024 * 1024, least=1024, most=1 << 30)
 
+# --- Knowledge ---------------------------------------------------------------------------------------
+KNOWLEDGE_FILE_MAX_BYTES = env_int(
+    "KNOWLEDGE_FILE_MAX_BYTES", 20 * 1024 * 1024, least=1024, most=100 * 1024 * 1024
+)
+
 # --- Sign-in and limits ------------------------------------------------------------------------------
 ACCESS_TOKEN_SECONDS = env_int("ACCESS_TOKEN_SECONDS", 900, least=5, most=86_400)
 REFRESH_TOKEN_DAYS = env_float("REFRESH_TOKEN_DAYS", 30, least=0.001, most=3650)

@@ -3,6 +3,7 @@
 from conversations.models.conversations import Conversation, Message, VendorSession
 from conversations.models.generations import Generation, IdempotencyKey, ReplyChunk, Worker, WorkerLog
 from conversations.models.grants import EndpointGrant, MemberKey
+from conversations.models.knowledge import Document, DocumentFile, PageSource, Passage
 from conversations.models.scoping import ScopedManager, TenantModel, UnscopedQuery
 from conversations.models.sites import (
     Login,
@@ -17,12 +18,16 @@ from conversations.models.sites import (
 __all__ = [
     "Conversation",
     "EndpointGrant",
+    "Document",
+    "DocumentFile",
     "Generation",
     "IdempotencyKey",
     "Login",
     "MemberKey",
     "Membership",
     "Message",
+    "PageSource",
+    "Passage",
     "RateWindow",
     "ReplyChunk",
     "ScopedManager",

@@ -25,11 +25,15 @@ DEFAULTS: Mapping[str, Any] = {
     "stand_in": True,
     "midstream_failover": "off",
     "member_keys": False,
+    "knowledge": "off",
 }
 
 PROMPT_MAX_CHARS = 32_768
 INTEGER_BOUNDS = {"history_messages": (0, 200), "retention_days": (0, 36_500)}
-CHOICES = {"midstream_failover": ("off", "on", "prefix", "instruction")}
+CHOICES = {
+    "midstream_failover": ("off", "on", "prefix", "instruction"),
+    "knowledge": ("off", "before", "tool"),
+}
 _SWITCHES = {"ascii_stream", "stand_in", "member_keys"}
 
 
