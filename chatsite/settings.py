@@ -163,6 +163,10 @@ PROVIDER_LINE_MAX_BYTES = env_int("PROVIDER_LINE_MAX_BYTES", 8 * 1024 * 1024, le
 KNOWLEDGE_FILE_MAX_BYTES = env_int(
     "KNOWLEDGE_FILE_MAX_BYTES", 20 * 1024 * 1024, least=1024, most=100 * 1024 * 1024
 )
+EMBEDDING_BASE_URL = env_str("EMBEDDING_BASE_URL")
+EMBEDDING_API_KEY = env_str("EMBEDDING_API_KEY")
+EMBEDDING_MODEL = env_str("EMBEDDING_MODEL")
+EMBEDDING_DIMENSIONS = env_int("EMBEDDING_DIMENSIONS", 0, least=0, most=16_000)
 
 # --- Sign-in and limits ------------------------------------------------------------------------------
 ACCESS_TOKEN_SECONDS = env_int("ACCESS_TOKEN_SECONDS", 900, least=5, most=86_400)

@@ -74,10 +74,17 @@ def change_document(document: Document, *, title: str | None = None, url: str | 
             _change(document, url=url)
         if title is not None and title != document.title:
             _change(document, title=title)
-            rows = document.passages.order_by("position").values_list("heading", "text")
-            if kept := [Piece(*row) for row in rows]:
-                _swap_passages(document, kept)
+            reindex_document(document)
     return document
+
+
+def reindex_document(document: Document) -> None:
+    """Index the passages of a document once more: its title has changed, or the way terms are made."""
+    with transaction.atomic():
+        _lock(document)
+        rows = document.passages.order_by("position").values_list("heading", "text")
+        if kept := [Piece(*row) for row in rows]:
+            _swap_passages(document, kept)
 
 
 def delete_document(document: Document) -> None:

@@ -12,12 +12,18 @@ from dataclasses import dataclass
 
 from django.db import connection
 
+from conversations import db
+from conversations.context import embeddings
 from conversations.context.terms import QueryTerm, query_terms
+from conversations.db import tenant
 
 LIMIT_MAX = 50
 QUERY_MAX_CHARS = 2000
 CANDIDATES_MAX = 4000
 """Passages that are weighed for one query: those with its rarest terms."""
+MERGED = 50
+"""So many of each order are merged by reciprocal rank."""
+RANK_OFFSET = 60  # as in the paper on reciprocal rank fusion
 HEADING_WEIGHT = 1.0
 TEXT_WEIGHT = 0.7
 LENGTH_WEIGHT = 0.35
@@ -135,3 +141,35 @@ def load_passages(site_id: int, ranked: Sequence[tuple[int, float]]) -> list[Fou
         for pk, score in ranked
         if (row := rows.get(pk)) is not None
     ]
+
+
+async def find_passages(site_id: int, query: str, *, limit: int = 5) -> list[FoundPassage]:
+    """Return the same from async code, by meaning too where that can be had."""
+    vector = await embeddings.embed_query(query) if query.strip() else None
+    return await db.unit(_find_in_tenant, site_id, query, limit, vector)
+
+
+def _find_in_tenant(site_id: int, query: str, limit: int, vector: Sequence[float] | None) -> list[FoundPassage]:
+    with tenant(site_id):
+        if vector is None:
+            return search_passages(site_id, query, limit=limit)
+        limit = max(1, min(limit, LIMIT_MAX))
+        by_words = rank_by_words(site_id, query, limit=MERGED)
+        by_meaning = embeddings.rank_by_meaning(site_id, vector, limit=MERGED)
+        return load_passages(site_id, merged(by_words, by_meaning)[:limit])
+
+
+def merged(
+    by_words: Sequence[tuple[int, float]], by_meaning: Sequence[tuple[int, float]]
+) -> list[tuple[int, float]]:
+    """Return ids and scores of both orders as one, by reciprocal rank; a score says the better of the two.
+
+    A cosine of 0.5 is what models give to nearly any two texts of one subject: it counts from there.
+    """
+    ranks: dict[int, float] = {}
+    scores: dict[int, float] = {}
+    for order in (by_words, [(pk, max(0.0, 2 * likeness - 1)) for pk, likeness in by_meaning]):
+        for rank, (pk, score) in enumerate(order, 1):
+            ranks[pk] = ranks.get(pk, 0.0) + 1 / (RANK_OFFSET + rank)
+            scores[pk] = max(scores.get(pk, 0.0), score)
+    return [(pk, scores[pk]) for pk in sorted(ranks, key=lambda pk: (-ranks[pk], pk))]

@@ -17,9 +17,9 @@ from conversations.models.sites import (
 
 __all__ = [
     "Conversation",
-    "EndpointGrant",
     "Document",
     "DocumentFile",
+    "EndpointGrant",
     "Generation",
     "IdempotencyKey",
     "Login",
