@@ -227,6 +227,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "MembershipStatus": "conversations.models.Membership.Status",
         "MessageStatus": "conversations.models.Message.Status",
+        "DocumentStatus": "conversations.models.Document.Status",
+        "DocumentKind": "conversations.models.Document.Kind",
     },
 }
 UNFOLD: dict[str, Any] = {

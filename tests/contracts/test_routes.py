@@ -95,7 +95,8 @@ OPEN = {
     "/api/auth/logout",
 }
 FOR_ALL_MEMBERS = {"/api/auth/me"}
-FOR_STAFF = "/api/v1/admin/"  # knocked on in tests/conversations/api/test_models.py
+# Knocked on in tests/conversations/api/test_models.py and test_knowledge.py.
+FOR_STAFF = ("/api/v1/admin/", "/api/knowledge/")
 
 
 @dataclass(frozen=True)
