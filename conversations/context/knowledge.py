@@ -26,6 +26,10 @@ MERGED = 50
 RANK_OFFSET = 60  # as in the paper on reciprocal rank fusion
 HEADING_WEIGHT = 1.0
 TEXT_WEIGHT = 0.7
+ONCE = 0.6079
+"""What ts_rank gives of its weight to a term that stands once: all of the query in a heading is a score of 1."""
+ENOUGH = 4.0
+"""A query that says less than this, as its terms weigh, cannot be answered for sure."""
 LENGTH_WEIGHT = 0.35
 """How much a passage longer than the others has to say for the same score (b of BM25)."""
 
@@ -98,9 +102,8 @@ def rank_by_words(site_id: int, query: str, *, limit: int) -> list[tuple[int, fl
                 limit,
             ],
         )
-        # ts_rank gives a term that stands once 0.61 of its weight: all of the query, once each in a text of
-        # ordinary length, is a score of about 0.6.
-        most = sum(weights) or 1.0
+        asked = sum(weight for weight, term in zip(weights, terms, strict=True) if not term.is_other_word)
+        most = ONCE * max(asked, ENOUGH)
         return [(int(pk), min(1.0, float(score) / most)) for pk, score in cursor.fetchall()]
 
 

@@ -79,7 +79,8 @@ def split(blocks: Iterable[Block]) -> Iterator[Piece]:
             section.append(block.text)
             is_told = True
             continue
-        yield from _pieces(_path(headings), section, is_told=is_told)
+        is_parent = bool(headings) and block.level > headings[-1][0]  # then it stands in the path of what follows
+        yield from _pieces(_path(headings), section, is_told=is_told or is_parent)
         section = []
         headings = [known for known in headings if known[0] < block.level]
         headings.append((block.level, " ".join(block.text.split())[:HEADING_MAX_CHARS]))

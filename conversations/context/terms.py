@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from conversations.context.synonyms import other_words
 
 _WIDE = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
@@ -22,14 +24,19 @@ PREFIX_FROM_CHARS = 4
 """A word of so many letters also finds longer ones: refund, refunds."""
 POSITION_MAX = 16_383  # PostgreSQL's own limit
 
-# Words that ask rather than say: they find questions, not answers, and weigh little in a query.
-_ASKING_WORDS = (
-    "怎么 么办 怎样 么样 如何 什么 为什 为何 请问 问一 一下 是否 能不 不能 可不 不可 可以 能否 有没 没有 是不 不是"
-    " 哪里 哪儿 哪个 哪些 多少 几个 吗 呢 吧 啊 呀 的话 一个 这个 那个 我想 想问 想要 我要 我的 你们 告诉 诉我"
-    " 知道"
+# Characters that hold a sentence together rather than say what it is about. A pair of them weighs little in a
+# query, a pair with one of them half; alone they are not asked for beside others.
+_FUNCTION_TEXT = (
+    "的了吗呢吧啊呀嘛么着过得地所之其我你您他她它们咱俺自己这那哪谁什怎咋样如何为啥几多少是有没无不别未"
+    "能可以会要想需应该得必须行让把被给跟和与或及并而但却也都就还又再才只很太更最大概约左右一下个些点儿里"
+    "在到去来往从对向由于因按用做干弄搞办请问说叫帮现在时候后前中间上下内外等吧"
 )
-ASKING = frozenset(_ASKING_WORDS.split())
-_ASKING_WEIGHT = 0.25
+FUNCTION = frozenset(_FUNCTION_TEXT)
+PAIR_WEIGHTS = (1.0, 0.5, 0.1)
+"""What a pair with none, one or two of these weighs."""
+SINGLE_WEIGHT = 0.4
+"""What a character of a longer run weighs beside its pairs: 离了婚 has no pair of 离婚, and means it."""
+SYNONYM_WEIGHT = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class QueryTerm:
     text: str
     is_prefix: bool = False
     weight: float = 1.0
+    is_other_word: bool = False
+    """A synonym: it may be found instead, and is not missed."""
 
     def as_tsquery(self, site_id: int) -> str:
         """Return it as the text of a tsquery."""
@@ -51,41 +60,53 @@ def fold(text: str) -> str:
 
 
 def lexemes(text: str) -> Iterator[str]:
-    """Yield what a stored text is found by, in order: pairs of characters, the last of each run alone, words."""
+    """Yield what a stored text is found by, in order: characters and pairs of them, words."""
     for match in _RUN.finditer(fold(text)):
         wide, word = match.groups()
         if wide is None:
             yield word[:WORD_MAX_CHARS]
             continue
-        for start in range(len(wide) - 1):
-            yield wide[start : start + 2]
-        yield wide[-1]
+        for start, character in enumerate(wide):
+            yield character
+            if start + 1 < len(wide):
+                yield wide[start : start + 2]
 
 
-def query_terms(text: str, *, most: int = 64) -> list[QueryTerm]:
-    """Return what a query asks for, each once, in its order; at most so many."""
+def query_terms(text: str, *, most: int = 96) -> list[QueryTerm]:
+    """Return what a query asks for, each once, its own words first; at most so many."""
+    folded = fold(text)
     terms: dict[str, QueryTerm] = {}
-    for match in _RUN.finditer(fold(text)):
+    for term in _asked_for(folded):
+        known = terms.get(term.text)
+        if known is None or known.weight < term.weight:
+            terms[term.text] = term
+    for word in other_words(folded):
+        for term in _asked_for(word):
+            if len(term.text) > 1 or len(word) == 1:
+                terms.setdefault(term.text, replace(term, weight=term.weight * SYNONYM_WEIGHT, is_other_word=True))
+    return [term for term in terms.values() if term.weight][:most]
+
+
+def _asked_for(folded: str) -> Iterator[QueryTerm]:
+    for match in _RUN.finditer(folded):
         wide, word = match.groups()
         if wide is None:
             word = word[:WORD_MAX_CHARS]
-            found = [QueryTerm(word, is_prefix=len(word) >= PREFIX_FROM_CHARS and not word.isdigit())]
+            is_prefix = len(word) >= PREFIX_FROM_CHARS and not word.isdigit()
+            yield QueryTerm(
+                word,
+                is_prefix=is_prefix,
+                weight=1.0 if len(word) > 1 or word == folded.strip() else PAIR_WEIGHTS[2],
+            )
         elif len(wide) == 1:
-            # A character alone: pairs that begin with it, or itself at the end of a run.
-            found = [QueryTerm(wide, is_prefix=True, weight=_weight(wide))]
+            is_alone = wide == folded.strip()
+            yield QueryTerm(wide, weight=1.0 if is_alone else 0.0 if wide in FUNCTION else PAIR_WEIGHTS[2])
         else:
-            found = [
-                QueryTerm(pair, weight=_weight(pair)) for pair in (wide[i : i + 2] for i in range(len(wide) - 1))
-            ]
-        for term in found:
-            terms.setdefault(term.text, term)
-            if len(terms) == most:
-                return list(terms.values())
-    return list(terms.values())
-
-
-def _weight(text: str) -> float:
-    return _ASKING_WEIGHT if text in ASKING else 1.0
+            for start in range(len(wide) - 1):
+                pair = wide[start : start + 2]
+                yield QueryTerm(pair, weight=PAIR_WEIGHTS[sum(c in FUNCTION for c in pair)])
+            if len(wide) > 2:
+                yield from (QueryTerm(c, weight=SINGLE_WEIGHT) for c in wide if c not in FUNCTION)
 
 
 def as_tsvector(site_id: int, *, heading: str, text: str) -> tuple[str, int]:
