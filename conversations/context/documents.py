@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 from django.conf import settings
@@ -26,6 +27,16 @@ AT_ONCE_SECONDS = 5.0
 BATCH = 200
 
 
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """A file, what kind it is, and what is in it; None when reading it takes longer."""
+
+    filename: str
+    kind: Kind
+    content: bytes = field(repr=False)
+    reading: Reading | None = field(repr=False)
+
+
 def add_document(
     site_id: int, *, filename: str, content: bytes, title: str = "", url: str = "", user_id: int | None = None
 ) -> Document:
@@ -33,20 +44,26 @@ def add_document(
 
     Sync, within `tenant(site)`. Raises: BadFile; then nothing was stored.
     """
-    kind, reading = _look_at(filename, content)
+    return keep_document(site_id, look_at(filename, content), title=title, url=url, user_id=user_id)
+
+
+def keep_document(
+    site_id: int, file: LookedAt, *, title: str = "", url: str = "", user_id: int | None = None
+) -> Document:
+    """Return a new document of a file that was looked at."""
     with transaction.atomic():
         document = Document.across_sites.create(
             site_id=site_id,
-            title=(title.strip() or _title_of(filename, reading))[:DOCUMENT_TITLE_CHARS],
+            title=(title.strip() or _title_of(file))[:DOCUMENT_TITLE_CHARS],
             url=url,
-            filename=filename[-200:],
-            kind=kind,
-            size_bytes=len(content),
+            filename=file.filename,
+            kind=file.kind,
+            size_bytes=len(file.content),
             uploaded_by_id=user_id,
         )
-        _keep_file(document, filename, content, kind)
-        if reading is not None:
-            finish_document(document, reading.pieces)
+        _keep_file(document, file)
+        if file.reading is not None:
+            finish_document(document, file.reading.pieces)
     return document
 
 
@@ -55,12 +72,16 @@ def replace_document(document: Document, *, filename: str, content: bytes) -> Do
 
     Raises: BadFile; then the document is what it was.
     """
-    kind, reading = _look_at(filename, content)
+    return keep_replacement(document, look_at(filename, content))
+
+
+def keep_replacement(document: Document, file: LookedAt) -> Document:
+    """Return the document with the file that was looked at."""
     with transaction.atomic():
         _lock(document)
-        _keep_file(document, filename, content, kind)
-        if reading is not None:
-            finish_document(document, reading.pieces)
+        _keep_file(document, file)
+        if file.reading is not None:
+            finish_document(document, file.reading.pieces)
         else:
             _change(document, status=Document.Status.QUEUED, percent=0, error_code="", claim=None, tries=0)
     return document
@@ -137,37 +158,38 @@ def give_up_document(document: Document, code: str) -> None:
     )
 
 
-def _look_at(filename: str, content: bytes) -> tuple[Kind, Reading | None]:
-    """Return the kind of a file, and what is in it when that is known soon. Raises: BadFile."""
+def look_at(filename: str, content: bytes) -> LookedAt:
+    """Return a file with its kind, and with what is in it when that is known soon. Raises: BadFile."""
     if len(content) > settings.KNOWLEDGE_FILE_MAX_BYTES:
         raise BadFile("file_too_large")
     if not content.strip():
         raise BadFile("file_has_no_text")
     kind = kind_of(filename, content)
     try:
-        return kind, read_file(kind, content, seconds=AT_ONCE_SECONDS)
+        reading = read_file(kind, content, seconds=AT_ONCE_SECONDS)
     except NotInTime:
-        return kind, None
+        reading = None
+    return LookedAt(filename[-200:], kind, content, reading)
 
 
-def _title_of(filename: str, reading: Reading | None) -> str:
+def _title_of(file: LookedAt) -> str:
     """Return a name for a document that was given none: its file's, or its first words."""
-    name = filename.replace("\\", "/").rpartition("/")[2]
+    name = file.filename.replace("\\", "/").rpartition("/")[2]
     stem = name.rpartition(".")[0] or name
     if stem.strip():
         return stem.strip()
-    first = reading.pieces[0] if reading else None
+    first = file.reading.pieces[0] if file.reading else None
     return " ".join((first.heading or first.text).split())[:40] if first else "–"
 
 
-def _keep_file(document: Document, filename: str, content: bytes, kind: Kind) -> None:
+def _keep_file(document: Document, file: LookedAt) -> None:
     DocumentFile.across_sites.create(
         site_id=document.site_id,
         document=document,
-        filename=filename[-200:],
-        kind=kind,
-        content=content,
-        digest=hashlib.sha256(content).hexdigest(),
+        filename=file.filename,
+        kind=file.kind,
+        content=file.content,
+        digest=hashlib.sha256(file.content).hexdigest(),
     )
 
 

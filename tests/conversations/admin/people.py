@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from django.test import Client
 from django.utils import timezone
 
-from conversations.models import Conversation, Generation, Membership, Message, Site, User
+from conversations.context.documents import add_document
+from conversations.models import (
+    Conversation,
+    Document,
+    Generation,
+    Membership,
+    Message,
+    PageSource,
+    Site,
+    User,
+)
 from providers.models import Endpoint
 from tests.world import World, make_conversation, make_member, make_message, make_worker
 
@@ -27,6 +37,8 @@ class Staff:
     reply: Message
     attempt: Generation
     endpoint: Endpoint
+    document: Document
+    page: PageSource
 
 
 def make_manager(site: Site, username: str) -> Membership:
@@ -68,6 +80,15 @@ def make_staff(world: World) -> Staff:
         reply=reply,
         attempt=attempt,
         endpoint=Endpoint.objects.create(name=f"{SECRET}接入点", base_url="https://api.example.com", model="m"),
+        document=add_document(
+            world.acorn.pk,
+            filename=f"{SECRET}.md",
+            content=f"# {SECRET}\n{SECRET}段落".encode(),
+            title=f"{SECRET}文档",
+        ),
+        page=PageSource.across_sites.create(
+            site=world.acorn, name=f"{SECRET}页面", page=f"{SECRET}*", template=f"{SECRET}内容"
+        ),
     )
 
 

@@ -44,6 +44,8 @@ def victims(staff: Staff) -> dict[type[models.Model], int]:
         "conversations.user": staff.world.alice.user_id,
         "conversations.worker": staff.attempt.worker_id,
         "providers.endpoint": staff.endpoint.pk,
+        "conversations.document": staff.document.pk,
+        "conversations.pagesource": staff.page.pk,
     }
     registered = {model._meta.label_lower: model for model in admin.site._registry}
     assert set(registered) == set(ids), "a new admin needs a victim here"
@@ -76,7 +78,7 @@ def everything() -> dict[str, list[object]]:
 
 def test_every_admin_of_a_tenant_table_is_scoped() -> None:
     ours = [m for m in admin.site._registry.values() if m.model._meta.app_label == "conversations"]
-    assert len(ours) == 6
+    assert len(ours) == 8
     assert all(isinstance(model_admin, ScopedAdmin) for model_admin in ours)
 
 
@@ -100,7 +102,7 @@ def test_a_stranger_learns_and_changes_nothing_at_any_address(staff: Staff, stra
 
 
 @pytest.mark.parametrize("page", ["change", "history"])
-@pytest.mark.parametrize("name", ["conversation", "membership", "site", "generation"])
+@pytest.mark.parametrize("name", ["conversation", "membership", "site", "generation", "document", "pagesource"])
 def test_another_sites_row_is_answered_like_a_missing_one(
     staff: Staff, stranger: Client, name: str, page: str
 ) -> None:
@@ -109,6 +111,8 @@ def test_another_sites_row_is_answered_like_a_missing_one(
         "membership": staff.world.alice.pk,
         "site": staff.world.acorn.pk,
         "generation": staff.attempt.pk,
+        "document": staff.document.pk,
+        "pagesource": staff.page.pk,
     }[name]
     said = []
     for pk in (theirs, MISSING):
