@@ -36,7 +36,6 @@ from providers.clients.declarative.fill import (
     query_text,
     refs_of,
 )
-from providers.clients.declarative.fill import Template as TextTemplate
 from providers.credentials import Secret, decrypt, encrypt, mask
 from providers.errors import ProviderError
 from providers.http import shared_client
@@ -154,8 +153,7 @@ def check_text(text: str, *, names: frozenset[str]) -> None:
 
 def fill_text(text: str, values: Mapping[str, Any]) -> str:
     """Return a text with its `${path}` replaced; what is not there is empty. Raises: ValueError."""
-    parts = parse_text(text)
-    return as_text(fill(TextTemplate(parts), Values(values))) if parts else ""
+    return as_text(fill(compile_value(text), Values(values)))
 
 
 async def call_backend(
