@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from django.db import connection, transaction
+from django.db import ProgrammingError, connection, transaction
 
 from conversations import db
 from conversations.db import tenant
@@ -46,7 +46,11 @@ def prepare(dimensions: int) -> None:
         cursor.execute("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')")
         if not (cursor.fetchone() or (False,))[0]:
             raise NoVectors("This PostgreSQL server has no extension `vector` (pgvector).")
-        cursor.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        try:
+            with transaction.atomic():
+                cursor.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except ProgrammingError as error:  # insufficient_privilege
+            raise NoVectors("Ask the server's superuser: CREATE EXTENSION vector, in this database.") from error
         cursor.execute(
             "SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
             " WHERE attrelid = to_regclass(%s) AND attname = 'vector'",
