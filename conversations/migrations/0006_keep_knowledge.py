@@ -30,7 +30,7 @@ def _tie(table, column, target):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('conversations', '0004_keep_vendor_sessions'),
+        ('conversations', '0006_say_where_an_attempt_began'),
     ]
 
     operations = [
