@@ -127,6 +127,11 @@ class DocumentAdmin(ScopedAdmin):
         """Return what is only shown; a document stays in its site."""
         return (*self.readonly_fields, "site") if obj is not None else ()
 
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the site of whoever has only one."""
+        sites = managed_site_ids(request)
+        return super().get_changeform_initial_data(request) | ({"site": min(sites)} if len(sites) == 1 else {})
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether this person may delete the document."""
         return self._may(request, "change", obj)

@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 
 from django import forms
 from django.contrib import admin
+from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextareaWidget, UnfoldBooleanSwitchWidget
 
-from conversations.admin.base import ScopedAdmin, SiteFilter, column
+from conversations.admin.base import ScopedAdmin, SiteFilter, column, managed_site_ids
 from conversations.admin.sites import ReadableJSON
 from conversations.context.pages import check_source
 from conversations.models import PageSource
@@ -111,6 +112,11 @@ class PageSourceAdmin(ScopedAdmin):
         (_("What the model is told"), {"fields": ("kind", "template", "request", "secret", "clear_secret")}),
     )
 
-    def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the site of whoever has only one."""
+        sites = managed_site_ids(request)
+        return super().get_changeform_initial_data(request) | ({"site": min(sites)} if len(sites) == 1 else {})
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether this person may delete the source."""
         return self._may(request, "change", obj)

@@ -220,7 +220,13 @@ def _insert(statement: str, values: dict[str, Any]) -> tuple[int, int, datetime]
 
 
 def _started(
-    chat: OpenChat, question_id: int, reply_id: int, now: datetime, *, title: str | None = None, has_page: bool
+    chat: OpenChat,
+    question_id: int,
+    reply_id: int,
+    now: datetime,
+    *,
+    title: str | None = None,
+    has_page: bool = False,
 ) -> Started:
     return Started(
         chat_id=chat.chat_id,
