@@ -36,7 +36,7 @@ from providers.clients.declarative.fill import (
     query_text,
     refs_of,
 )
-from providers.credentials import Secret, decrypt, encrypt, mask
+from providers.credentials import Secret
 from providers.errors import ProviderError
 from providers.http import shared_client
 from providers.registry import policy_from_settings
@@ -49,11 +49,8 @@ __all__ = [
     "call_backend",
     "check_text",
     "compile_call",
-    "decrypt",
-    "encrypt",
     "fill_text",
     "internal_headers",
-    "mask",
     "member_header",
 ]
 

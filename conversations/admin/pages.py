@@ -16,7 +16,7 @@ from conversations.admin.base import ScopedAdmin, SiteFilter, column, managed_si
 from conversations.admin.sites import ReadableJSON
 from conversations.context.pages import check_source
 from conversations.models import PageSource
-from providers.calls import encrypt, mask
+from providers.fields import keep_secret
 
 
 class PageSourceForm(forms.ModelForm):
@@ -78,9 +78,9 @@ class PageSourceForm(forms.ModelForm):
     def save(self, commit: bool = True) -> PageSource:
         """Return the source with its new secret, or with the one it had."""
         if secret := self.cleaned_data.get("secret"):
-            self.instance.secret_encrypted, self.instance.secret_mask = encrypt(secret), mask(secret)
+            keep_secret(self.instance, "secret", secret)
         elif self.cleaned_data.get("clear_secret"):
-            self.instance.secret_encrypted = self.instance.secret_mask = ""
+            keep_secret(self.instance, "secret", "")
         saved: PageSource = super().save(commit)
         return saved
 

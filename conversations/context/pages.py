@@ -15,8 +15,9 @@ from typing import Any
 
 from conversations.context.cards import make_card
 from conversations.models import PageSource
-from providers.calls import CallFailed, call_backend, check_text, compile_call, decrypt, fill_text
+from providers.calls import CallFailed, call_backend, check_text, compile_call, fill_text
 from providers.errors import ProviderError
+from providers.fields import secret_of
 from providers.types import storable
 
 log = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ async def ask_page(source: PageSource, visit: Visit) -> PageAnswer:
         answer = await call_backend(
             compile_call(_request_of(source.request), names=NAMES | {"secret"}),
             values,
-            secret=decrypt(source.secret_encrypted),
+            secret=secret_of(source, "secret"),
             key_id=f"site-{visit.site_id}",
             identity={"site": visit.site_id, **visit.member},
         )

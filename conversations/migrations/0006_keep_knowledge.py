@@ -4,6 +4,7 @@ import django.contrib.postgres.indexes
 import django.contrib.postgres.search
 import django.db.models.deletion
 import django.db.models.manager
+import providers.fields
 from django.conf import settings
 from django.db import migrations, models
 
@@ -100,7 +101,7 @@ class Migration(migrations.Migration):
                 ('kind', models.CharField(choices=[('text', 'a text'), ('http', "the site's backend")], default='text', max_length=8, verbose_name='kind')),
                 ('template', models.TextField(blank=True, help_text='What the model is told. ${pageContext.order.id} stands for a value the client sent.', max_length=8000, verbose_name='text')),
                 ('request', models.JSONField(blank=True, default=dict, help_text='docs/knowledge.md', verbose_name='request')),
-                ('secret_encrypted', models.TextField(blank=True, default='', editable=False)),
+                ('secret_encrypted', providers.fields.EncryptedField(blank=True, default='', editable=False)),
                 ('secret_mask', models.CharField(blank=True, default='', editable=False, max_length=20, verbose_name='secret')),
                 ('is_active', models.BooleanField(default=True, verbose_name='active')),
                 ('updated_at', models.DateTimeField(auto_now=True, verbose_name='changed')),

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from conversations.models.scoping import ScopedManager, TenantModel
 from conversations.models.sites import Site, User
+from providers.fields import EncryptedField
 
 DOCUMENT_TITLE_CHARS = 200
 LINK_CHARS = 500
@@ -181,7 +182,7 @@ class PageSource(TenantModel):
     )
     # {"method", "url", "headers", "query", "body", "text", "card"}: docs/knowledge.md
     request = models.JSONField(_("request"), default=dict, blank=True, help_text="docs/knowledge.md")
-    secret_encrypted = models.TextField(blank=True, default="", editable=False)
+    secret_encrypted = EncryptedField()
     secret_mask = models.CharField(_("secret"), max_length=20, blank=True, default="", editable=False)
     is_active = models.BooleanField(_("active"), default=True)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)

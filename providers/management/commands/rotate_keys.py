@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.db import models, transaction
 
 from providers.credentials import new_key, rotate
 from providers.errors import Misconfigured
+from providers.fields import EncryptedField
 from providers.models import EndpointRevision, KeyedModel, bump_revision
 
 
@@ -44,6 +46,7 @@ class Command(BaseCommand):
                     row.api_key_encrypted = rotate(row.api_key_encrypted)
                 except Misconfigured:
                     unreadable.append(str(row))
+            elsewhere = [*_rotated(unreadable)]
             if unreadable:
                 raise CommandError(
                     "No key of the list opens the secret of: " + ", ".join(unreadable) + ". Nothing was changed."
@@ -52,6 +55,8 @@ class Command(BaseCommand):
             for row in rows:
                 plain: models.QuerySet[models.Model] = models.QuerySet(type(row))
                 plain.filter(pk=row.pk).update(api_key_encrypted=row.api_key_encrypted)
+            for other, columns in elsewhere:
+                other.save(update_fields=columns)
             for kept in EndpointRevision.objects.select_for_update():
                 for values in kept.endpoints:
                     # A key that nobody can read any more is no use to a revision that is brought back, either.
@@ -60,4 +65,25 @@ class Command(BaseCommand):
                 kept.save(update_fields=["endpoints"])
             if rows:
                 bump_revision(are_endpoints_changed=False)
-        self.stdout.write(f"{len(rows)} secrets are now under the first key.")
+        count = len(rows) + sum(len(columns) for _, columns in elsewhere)
+        self.stdout.write(f"{count} secrets are now under the first key.")
+
+
+def _rotated(unreadable: list[str]) -> Iterator[tuple[models.Model, list[str]]]:
+    """Yield every row of any application that keeps secrets in an EncryptedField, changed and not yet saved.
+
+    The secrets that no key opens are named in `unreadable`.
+    """
+    for model in apps.get_models():
+        names = [field.attname for field in model._meta.concrete_fields if isinstance(field, EncryptedField)]
+        if not names:
+            continue
+        for row in model._base_manager.select_for_update().order_by("pk"):
+            columns = [name for name in names if getattr(row, name)]
+            for name in columns:
+                try:
+                    setattr(row, name, rotate(getattr(row, name)))
+                except Misconfigured:
+                    unreadable.append(f"{row} ({model._meta.verbose_name}: {name.removesuffix('_encrypted')})")
+            if columns:
+                yield row, columns

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 
 from conversations.models import Document, DocumentFile, PageSource, Passage
-from providers.calls import decrypt
+from providers.credentials import new_key
+from providers.fields import secret_of
 from tests import files
 from tests.conversations.admin.people import client_of, make_manager
 from tests.world import World
@@ -107,7 +110,7 @@ def test_a_page_source_is_stored_with_its_secret_encrypted(manager: Client, worl
     answer = save_page(manager, site=world.acorn.pk, kind="http", request=request, secret=secret)
     assert answer.status_code == 302, errors_of(answer)
     source = PageSource.across_sites.get()
-    assert decrypt(source.secret_encrypted).reveal() == secret
+    assert secret_of(source, "secret").reveal() == secret
     page = manager.get(reverse("admin:conversations_pagesource_change", args=[source.pk])).content.decode()
     assert secret not in page and "sk-…6789" in page
     moved = request.replace("shop.example", "evil.example")
@@ -138,3 +141,12 @@ def test_a_page_source_that_cannot_work_is_told_at_its_field(
 ) -> None:
     assert list(errors_of(save_page(manager, site=world.acorn.pk, **changes))) == [field]
     assert PageSource.across_sites.count() == 0
+
+
+def test_the_secret_of_a_page_source_moves_to_a_new_key(manager: Client, world: World, settings: Any) -> None:
+    request = '{"url": "https://shop.example.com/x"}'
+    save_page(manager, site=world.acorn.pk, kind="http", request=request, secret="sk-canary-0123456789")
+    settings.SECRET_KEYS = [new_key(), *settings.SECRET_KEYS]
+    call_command("rotate_keys", stdout=io.StringIO())
+    settings.SECRET_KEYS = settings.SECRET_KEYS[:1]
+    assert secret_of(PageSource.across_sites.get(), "secret").reveal() == "sk-canary-0123456789"
