@@ -64,6 +64,8 @@ ICONS = {
     "conversations.site": "storefront",
     "conversations.membership": "group",
     "conversations.conversation": "chat",
+    "conversations.document": "menu_book",
+    "conversations.pagesource": "web",
     "conversations.generation": "receipt_long",
     "conversations.voicescene": "record_voice_over",
     "conversations.voicesession": "graphic_eq",

@@ -163,6 +163,15 @@ PROVIDER_LINE_MAX_BYTES = env_int("PROVIDER_LINE_MAX_BYTES", 8 * 1024 * 1024, le
 VOICE_CALLBACK_BASE_URL = env_str("VOICE_CALLBACK_BASE_URL")
 VOICE_PLATFORM_SECONDS = env_float("VOICE_PLATFORM_SECONDS", 10, least=0.1, most=300)
 
+# --- Knowledge ---------------------------------------------------------------------------------------
+KNOWLEDGE_FILE_MAX_BYTES = env_int(
+    "KNOWLEDGE_FILE_MAX_BYTES", 20 * 1024 * 1024, least=1024, most=100 * 1024 * 1024
+)
+EMBEDDING_BASE_URL = env_str("EMBEDDING_BASE_URL")
+EMBEDDING_API_KEY = env_str("EMBEDDING_API_KEY")
+EMBEDDING_MODEL = env_str("EMBEDDING_MODEL")
+EMBEDDING_DIMENSIONS = env_int("EMBEDDING_DIMENSIONS", 0, least=0, most=16_000)
+
 # --- Sign-in and limits ------------------------------------------------------------------------------
 ACCESS_TOKEN_SECONDS = env_int("ACCESS_TOKEN_SECONDS", 900, least=5, most=86_400)
 REFRESH_TOKEN_DAYS = env_float("REFRESH_TOKEN_DAYS", 30, least=0.001, most=3650)
@@ -223,6 +232,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "MembershipStatus": "conversations.models.Membership.Status",
         "MessageStatus": "conversations.models.Message.Status",
+        "DocumentStatus": "conversations.models.Document.Status",
+        "DocumentKind": "conversations.models.Document.Kind",
     },
 }
 UNFOLD: dict[str, Any] = {

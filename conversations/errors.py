@@ -125,6 +125,41 @@ CODES: Mapping[str, ErrorText] = {
         "This Idempotency-Key was used with another body.",
     ),
     "not_a_reply": ErrorText(422, "Invalid", "这条消息不是 AI 的回复。", "This message is not a reply."),
+    "file_too_large": ErrorText(413, "Too large", "文件过大。", "The file is too large."),
+    "unsupported_file": ErrorText(
+        415,
+        "Unsupported file",
+        "只支持纯文本、Markdown、HTML、PDF 和 DOCX 文件。",
+        "Only plain text, Markdown, HTML, PDF and DOCX files can be read.",
+    ),
+    "file_type_mismatch": ErrorText(
+        422,
+        "Unreadable file",
+        "文件内容与扩展名不符。",
+        "The file is not what its name says.",
+    ),
+    "file_encrypted": ErrorText(
+        422, "Unreadable file", "文件已加密，请去掉密码后再上传。", "The file is encrypted. Remove its password."
+    ),
+    "file_broken": ErrorText(422, "Unreadable file", "文件已损坏或不完整。", "The file is damaged or incomplete."),
+    "file_bomb": ErrorText(
+        422,
+        "Unreadable file",
+        "文件展开后过大，无法读取。",
+        "The file grows too large when it is unpacked.",
+    ),
+    "file_has_no_text": ErrorText(
+        422,
+        "Unreadable file",
+        "文件中没有文字（扫描件需先识别文字）。",
+        "There is no text in the file (scans need text recognition first).",
+    ),
+    "file_too_long": ErrorText(
+        422, "Unreadable file", "文件内容过长，请拆分后上传。", "The file holds too much text. Split it."
+    ),
+    "file_reading_timeout": ErrorText(
+        422, "Unreadable file", "读取文件用时过长。", "Reading the file takes too long."
+    ),
     "throttled": ErrorText(
         429, "Too many requests", "操作过于频繁，请稍后再试。", "Too many requests. Please try again later."
     ),

@@ -3,9 +3,11 @@
 from conversations.admin import (
     callers,
     conversations,
+    documents,
     endpoints,
     generations,
     memberships,
+    pages,
     rooms,
     scenes,
     sites,
@@ -16,9 +18,11 @@ from conversations.admin import (
 __all__ = [
     "callers",
     "conversations",
+    "documents",
     "endpoints",
     "generations",
     "memberships",
+    "pages",
     "rooms",
     "scenes",
     "sites",

@@ -103,7 +103,8 @@ class ScopedAdmin(ModelAdmin):
     """Base of every admin whose rows belong to a site.
 
     `site_path` is the field that holds the site's id. What a manager and a superuser may do with a row they see
-    is in `manager_may` and `superuser_may`. Nothing is deleted here: accounts and sites are switched off instead.
+    is in `manager_may` and `superuser_may`. Nothing is deleted here
+    unless an admin says otherwise: accounts and sites are switched off instead.
     """
 
     site_path: ClassVar[str] = "site_id"

@@ -107,6 +107,16 @@ class SiteForm(forms.ModelForm):
         widget=UnfoldAdminIntegerFieldWidget(),
         help_text=_("Rooms that nobody has stopped by then are stopped; a scene may say otherwise."),
     )
+    setting_knowledge = forms.ChoiceField(
+        label=_("Use of documents"),
+        choices=[
+            ("off", _("None")),
+            ("before", _("Search them for each question, and show the model what was found")),
+            ("tool", _("Let the model search them by itself; needs a model with tools")),
+        ],
+        widget=UnfoldAdminSelectWidget(),
+        help_text=_("Whether answers lean on the documents of this site."),
+    )
     setting_ascii_stream = forms.BooleanField(
         label=_("ASCII streams"),
         required=False,
@@ -176,6 +186,7 @@ class SiteAdmin(ScopedAdmin):
                     "setting_history_messages",
                     "setting_stand_in",
                     "setting_midstream_failover",
+                    "setting_knowledge",
                 )
             },
         ),

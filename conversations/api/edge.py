@@ -17,7 +17,8 @@ from typing import Any
 from django.conf import settings
 
 from conversations.api.errors import problem_response_parts
-from conversations.errors import ChatError
+from conversations.errors import ChatError, NotSignedIn
+from conversations.tenancy.resolve import claims_from_headers
 
 log = logging.getLogger("chat.requests")
 
@@ -26,6 +27,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FILES_PATH = "/api/knowledge/documents"
+FORM_BYTES = 64 * 1024
+"""What a form may have beside its file."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 
@@ -61,7 +66,7 @@ class Edge:
         headers = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
         headers.append((b"x-request-id", request_id.encode()))
         try:
-            body = await _body_in_time(receive, _limit(scope["path"]))
+            body = await _body_in_time(receive, _limit(scope))
             headers = [pair for pair in headers if pair[0] not in {b"content-length", b"transfer-encoding"}]
             if body or scope["method"] not in {"GET", "HEAD"}:
                 headers.append((b"content-length", str(len(body)).encode()))
@@ -104,15 +109,27 @@ def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
     return uuid.uuid4().hex
 
 
-def _limit(path: str) -> int:
-    """Return how many bytes a body may have; the admin takes files, its own settings bound them."""
-    return settings.REQUEST_BODY_MAX_BYTES if not path.startswith("/admin/") else 32 * 1024 * 1024
+def _limit(scope: Scope) -> int:
+    """Return how many bytes a body may have. The admin and the documents take files, their settings bound them.
+
+    Many bytes are read for those alone who hold a token of ours; whether it is good enough is the view's to say.
+    """
+    path: str = scope["path"]
+    if path.startswith("/admin/"):
+        return max(32 * 1024 * 1024, settings.KNOWLEDGE_FILE_MAX_BYTES + FORM_BYTES)
+    if path.startswith(FILES_PATH):
+        try:
+            claims_from_headers(scope["headers"])
+        except NotSignedIn:
+            return settings.REQUEST_BODY_MAX_BYTES
+        return settings.KNOWLEDGE_FILE_MAX_BYTES + FORM_BYTES
+    return settings.REQUEST_BODY_MAX_BYTES
 
 
 async def _body_in_time(receive: Receive, most: int) -> bytes:
     """Return the whole body.
 
-    Raises: ChatError request_timeout, body_too_large.
+    Raises: ChatError request_timeout, body_too_large, file_too_large.
     """
     try:
         async with asyncio.timeout(settings.REQUEST_READ_SECONDS):
@@ -124,7 +141,7 @@ async def _body_in_time(receive: Receive, most: int) -> bytes:
 async def _read_body(receive: Receive, most: int) -> bytes:
     """Return the whole body.
 
-    Raises: ChatError body_too_large as soon as that is known; the rest is not read.
+    Raises: ChatError body_too_large (or file_too_large) as soon as that is known; the rest is not read.
     """
     parts: list[bytes] = []
     size = 0
@@ -135,7 +152,7 @@ async def _read_body(receive: Receive, most: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > most:
-            raise ChatError("body_too_large")
+            raise ChatError("body_too_large" if most == settings.REQUEST_BODY_MAX_BYTES else "file_too_large")
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)

@@ -26,6 +26,17 @@ _COMMON = ("not_signed_in", "token_invalid", "token_expired")
 _MEMBER = (*_COMMON, "not_approved", "internal", "unavailable")
 _STAFF = (*_COMMON, "not_allowed", "internal", "unavailable")
 _BODY = ("malformed_json", "body_too_large", "unsupported_media_type", "invalid")
+_MANAGER = (*_MEMBER, "not_allowed")
+_FILE = (
+    "file_too_large",
+    "unsupported_file",
+    "file_type_mismatch",
+    "file_encrypted",
+    "file_broken",
+    "file_bomb",
+    "file_has_no_text",
+    "file_too_long",
+)
 _SEND = (
     "empty_content",
     "content_too_long",
@@ -50,6 +61,12 @@ ERRORS_BY_OPERATION: dict[str, tuple[str, ...]] = {
     "messagesOfContext": (*_MEMBER, "invalid"),
     "setFeedback": (*_MEMBER, *_BODY, "not_found", "not_a_reply"),
     "issueTicket": (*_MEMBER, *_BODY, "not_found"),
+    "listDocuments": (*_MANAGER, "invalid"),
+    "addDocument": (*_MANAGER, *_BODY, *_FILE),
+    "readDocument": (*_MANAGER, "not_found"),
+    "changeDocument": (*_MANAGER, *_BODY, *_FILE, "not_found"),
+    "deleteDocument": (*_MANAGER, "not_found"),
+    "searchKnowledge": (*_MANAGER, "invalid"),
     "sendMessage": (*_MEMBER, *_BODY, *_SEND, "not_your_chat", "provider_unavailable", "interrupted"),
     "streamReply": (*_MEMBER, *_BODY, *_SEND, "not_your_chat", "bad_event_id", "not_found"),
     "resumeStream": (*_MEMBER, "ticket_invalid", "bad_event_id", "not_found"),

@@ -8,6 +8,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from conversations.errors import NotAllowed, NotSignedIn
+from conversations.models import Membership
 
 
 class IsSignedIn(BasePermission):
@@ -28,6 +29,18 @@ class IsApproved(IsSignedIn):
         super().has_permission(request, view)
         if not request.membership.is_approved:  # type: ignore[attr-defined]
             raise NotAllowed("not_approved")
+        return True
+
+
+class ManagesSite(IsApproved):
+    """Lets in those who run the site: its managers, and superusers who belong to it."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """Return True for them; raise NotSignedIn or NotAllowed otherwise."""
+        super().has_permission(request, view)
+        membership = request.membership  # type: ignore[attr-defined]
+        if membership.role != Membership.Role.MANAGER and not membership.user.is_superuser:
+            raise NotAllowed
         return True
 
 

@@ -24,6 +24,7 @@ from conversations import db, events
 from conversations.api.edge import Receive, Scope, Send, send_problem
 from conversations.api.parsers import parse_json
 from conversations.api.serializers import message_representation
+from conversations.context.pages import context_trouble
 from conversations.db import tenant
 from conversations.errors import (
     RETRYABLE,
@@ -467,6 +468,8 @@ def parse_send(body: Mapping[str, Any], *, chat_id: int, operation: str, key: st
         not isinstance(page_context, dict) or not events.is_storable_json(page_context)
     ):
         wrong["pageContext"] = ["must be an object without NUL and lone surrogates"]
+    elif page_context is not None and (trouble := context_trouble(page_context)) is not None:
+        wrong["pageContext"] = [trouble]
     if wrong:
         raise Invalid("invalid", errors=wrong)
     return actions.Send(

@@ -16,12 +16,14 @@ from conversations.api.auth import LogoutView, MeViewSet, RefreshView, TokenView
 from conversations.api.chat import ConversationViewSet, HistoryViewSet, MessageViewSet
 from conversations.api.grants import GrantViewSet
 from conversations.api.keys import KeyViewSet
+from conversations.api.knowledge import DocumentsViewSet, DocumentViewSet
 from conversations.api.models import ModelViewSet, RevisionViewSet
 
 AUTH = "api/auth"
 CHAT = "api/xcx/chat"
 KEYS = "api/xcx/keys"
 MODELS = "api/v1/admin/models"
+KNOWLEDGE = "api/knowledge"
 
 
 def both(route: str, view: Callable[..., Any], *, name: str) -> list[URLPattern]:
@@ -56,6 +58,13 @@ urlpatterns = [
     ),
     *both(KEYS, KeyViewSet.as_view({"get": "list"}), name="keys"),
     *both(f"{KEYS}/<str:endpoint_id>", KeyViewSet.as_view({"put": "keep", "delete": "remove"}), name="key"),
+    *both(f"{KNOWLEDGE}/documents", DocumentsViewSet.as_view({"get": "list", "post": "create"}), name="documents"),
+    *both(
+        f"{KNOWLEDGE}/documents/<str:document_id>",
+        DocumentViewSet.as_view({"get": "read", "patch": "change", "delete": "delete"}),
+        name="document",
+    ),
+    *both(f"{KNOWLEDGE}/search", DocumentsViewSet.as_view({"get": "search"}), name="knowledge-search"),
     *both(MODELS, ModelViewSet.as_view({"get": "list", "post": "create"}), name="models"),
     *both(f"{MODELS}/revision", RevisionViewSet.as_view({"get": "read"}), name="models-revision"),
     *both(

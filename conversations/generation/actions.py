@@ -55,6 +55,8 @@ class Started:
     allows_stand_in: bool = True
     midstream_failover: Way = "off"
     keys: KeysOfMember | None = None
+    wants_context: bool = False
+    """Whether the prompt may get something beside the conversation: context/enrich.py."""
 
 
 class OwnerGone(Exception):
@@ -112,7 +114,8 @@ def start_reply(claims: Claims, send: Send, *, worker_id: int, lease_seconds: fl
                 "preview": send.content[:PREVIEW_CHARS],
             },
         )
-        return _started(chat, question_id, reply_id, now, title=None if chat.title else title)
+        has_page = bool(send.source_page or send.page_context)
+        return _started(chat, question_id, reply_id, now, title=None if chat.title else title, has_page=has_page)
 
 
 def regenerate_reply(
@@ -150,7 +153,8 @@ def regenerate_reply(
                 "question": reply.reply_to_id,
             },
         )
-        return _started(chat, question_id, new_id, now)
+        # Whether the question came from a page stands in its row; enriching reads that.
+        return _started(chat, question_id, new_id, now, has_page=True)
 
 
 _REPLY = """
@@ -216,7 +220,13 @@ def _insert(statement: str, values: dict[str, Any]) -> tuple[int, int, datetime]
 
 
 def _started(
-    chat: OpenChat, question_id: int, reply_id: int, now: datetime, *, title: str | None = None
+    chat: OpenChat,
+    question_id: int,
+    reply_id: int,
+    now: datetime,
+    *,
+    title: str | None = None,
+    has_page: bool = False,
 ) -> Started:
     return Started(
         chat_id=chat.chat_id,
@@ -239,6 +249,7 @@ def _started(
         keys=read_keys(chat.site_id, chat.membership_id)
         if setting_of(chat.site_settings, "member_keys")
         else None,
+        wants_context=has_page or setting_of(chat.site_settings, "knowledge") == "before",
     )
 
 

@@ -13,6 +13,8 @@ import psycopg
 from django.conf import settings
 
 from conversations import db
+from conversations.context.cards import card_from_documents, merge_cards
+from conversations.context.enrich import enriched
 from conversations.context.prompt import estimate_tokens
 from conversations.generation import metrics
 from conversations.generation.buffer import Ending
@@ -48,6 +50,8 @@ class Answerer:
         """Ask one endpoint after the other until one has said something; return how it ended."""
         failure: ProviderError | None = None
         way = run.started.midstream_failover
+        if run.started.wants_context:
+            await _enrich(run)
         self._pool.count_reply()
         snapshot = registry.loaded()
         if snapshot is None:
@@ -252,7 +256,9 @@ class Answerer:
                 "inputTokens": run.spent[0] + usage.input_tokens,
                 "outputTokens": run.spent[1] + usage.output_tokens,
             },
-            reference_card=dict(card) if finished is not None and (card := finished.reference_card) else None,
+            reference_card=merge_cards(
+                run.card, card_from_documents(finished.reference_card if finished is not None else None)
+            ),
         )
 
     def _first_token(self, run: Run) -> None:
@@ -317,6 +323,13 @@ class Answerer:
                 "seconds": round(time.monotonic() - run.attempt.called, 3),
             },
         )
+
+
+async def _enrich(run: Run) -> None:
+    """Give the prompt what the site knows and what the member's page says, once for all attempts."""
+    given = await enriched(run.started.site_id, run.started.user_message_id, run.started.prompt, trace=run.trace())
+    run.started = replace(run.started, prompt=given.prompt)
+    run.card = given.card
 
 
 def _is_worth_another(error: ProviderError, chars: int) -> bool:

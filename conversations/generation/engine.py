@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ from django.db import Error as DjangoDatabaseError
 from django.utils import timezone
 
 from conversations import db
+from conversations.context import indexer
 from conversations.errors import ChatError, Conflict, NotFound, Unavailable
 from conversations.generation import endpoints, metrics, sweeper
 from conversations.generation.actions import OwnerGone, Started
@@ -112,6 +114,7 @@ class Engine:
         self._spawn(self._keep_house())
         for chore in _chores:
             self._spawn(chore())
+        self._spawn(indexer.keep_indexing(lambda: self.is_draining))
 
     async def _inherit_health(self) -> None:
         """Let a new process judge at once when the database has been up for a lease.
@@ -500,6 +503,8 @@ class Engine:
             log.exception("reply_crashed", extra=run.trace(), exc_info=error)
             ending = Ending("failed", error_code="internal")
         run.is_sealing = True
+        if run.card is not None and run.chars and ending.reference_card is None:
+            ending = replace(ending, reference_card=run.card)  # It stopped or failed after words that lean on it.
         await self._seal(run, ending)
 
     # --- sealing ---

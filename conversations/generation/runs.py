@@ -53,6 +53,8 @@ class Run:
     """Tokens in and out of the attempts that are over, as the ledger has them."""
     untold: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     """Ends of attempts that the ledger may not have yet, each with its moment."""
+    card: dict[str, Any] | None = None
+    """What the reply leans on, as far as it is known before the model has answered."""
     is_sealing: bool = False
     logged: float = field(default_factory=time.monotonic)
 

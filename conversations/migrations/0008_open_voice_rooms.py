@@ -32,7 +32,7 @@ def _tie(table, column, target, on_delete):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('conversations', '0006_say_where_an_attempt_began'),
+        ('conversations', '0007_keep_knowledge'),
     ]
 
     operations = [

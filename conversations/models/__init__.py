@@ -3,6 +3,7 @@
 from conversations.models.conversations import Conversation, Message, VendorSession
 from conversations.models.generations import Generation, IdempotencyKey, ReplyChunk, Worker, WorkerLog
 from conversations.models.grants import EndpointGrant, MemberKey
+from conversations.models.knowledge import Document, DocumentFile, PageSource, Passage
 from conversations.models.scoping import ScopedManager, TenantModel, UnscopedQuery
 from conversations.models.sites import (
     Login,
@@ -17,6 +18,8 @@ from conversations.models.voice import InternalCaller, InternalNonce, VoiceScene
 
 __all__ = [
     "Conversation",
+    "Document",
+    "DocumentFile",
     "EndpointGrant",
     "Generation",
     "IdempotencyKey",
@@ -26,6 +29,8 @@ __all__ = [
     "MemberKey",
     "Membership",
     "Message",
+    "PageSource",
+    "Passage",
     "RateWindow",
     "ReplyChunk",
     "ScopedManager",

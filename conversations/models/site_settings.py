@@ -26,11 +26,15 @@ DEFAULTS: Mapping[str, Any] = {
     "midstream_failover": "off",
     "member_keys": False,
     "voice_max_minutes": 60,
+    "knowledge": "off",
 }
 
 PROMPT_MAX_CHARS = 32_768
 INTEGER_BOUNDS = {"history_messages": (0, 200), "retention_days": (0, 36_500), "voice_max_minutes": (1, 1440)}
-CHOICES = {"midstream_failover": ("off", "on", "prefix", "instruction")}
+CHOICES = {
+    "midstream_failover": ("off", "on", "prefix", "instruction"),
+    "knowledge": ("off", "before", "tool"),
+}
 _SWITCHES = {"ascii_stream", "stand_in", "member_keys"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from django.db import connection
 
 from conversations.errors import NotAllowed, NotFound, NotSignedIn
-from conversations.models import Conversation, Membership, Message
+from conversations.models import Conversation, Document, Membership, Message
 from conversations.tenancy.tokens import Claims
 
 BIGINT_MAX = 2**63 - 1
@@ -136,6 +136,17 @@ def access_message(membership: Membership, message_id: int | str) -> Message:
     if message is None:
         raise NotFound
     return message
+
+
+def access_document(membership: Membership, document_id: int | str) -> Document:
+    """Return one document of this member's site; who may have it at all is the view's to say.
+
+    Raises: NotFound.
+    """
+    document: Document | None = Document.objects.visible_to(membership).filter(pk=row_id(document_id)).first()
+    if document is None:
+        raise NotFound
+    return document
 
 
 def access_reply(membership: Membership, message_id: int | str) -> Message:

@@ -107,23 +107,45 @@ def parse_directive(text: str) -> Directive | None:
         return None
 
 
+_MATERIAL = re.compile(
+    r"\A(?:【参考资料】|【当前页面】|\[Reference\]|\[Current page\]).*?\n(.*)\n(?:【问题】|\[Question\])\n",
+    re.DOTALL,
+)
+_FIRST = re.compile(r"^(?:\[1\]|【页面】|\[Page\]) (.+)\n((?:.+\n?)+)", re.MULTILINE)
+
+
 def stand_in_text(question: str) -> str:
-    """Return the stand-in's answer: that it is no model, what was asked, how to connect one."""
-    quoted = " ".join(question.split())
-    quoted = quoted if len(quoted) <= 200 else quoted[:200] + "…"
+    """Return the stand-in's answer: that it is no model, what was asked, how to connect one.
+
+    When the question came with material beside it (conversations/context/enrich.py), it quotes the first of it.
+    """
+    material = _MATERIAL.match(question)
+    if material is not None:
+        question = question[material.end() :]
+    first = _FIRST.search(material[1]) if material is not None else None
+    quoted = _short(question)
     if re.search(r"[\u3040-\u30ff\u3400-\u9fff]", question):
+        found = f"资料里写着（{_short(first[1])}）：「{_short(first[2])}」\n\n" if first else ""
         return (
             f"我收到了你的消息：「{quoted}」。\n\n"
+            f"{found}"
             "说明一下：我不是真正的模型，只是一个替身，因为这里还没有接入任何模型。\n\n"
             "接入方法：设置环境变量 LLM_BASE_URL、LLM_API_KEY 和 LLM_MODEL 后重启，"
             "或者在管理后台的「接入点」里添加一个。之后就会由真正的模型来回答你。"
         )
+    found = f"The documents say ({_short(first[1])}): “{_short(first[2])}”\n\n" if first else ""
     return (
         f"I received your message: “{quoted}”.\n\n"
+        f"{found}"
         "To be plain: I am not a model but a stand-in, because no model is connected here yet.\n\n"
         "To connect one, set the environment variables LLM_BASE_URL, LLM_API_KEY and LLM_MODEL and restart, "
         "or add an endpoint in the admin under “Endpoints”. After that a real model will answer you."
     )
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else line[:200] + "…"
 
 
 class ScriptedProvider:

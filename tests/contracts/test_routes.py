@@ -96,7 +96,8 @@ OPEN = {
 }
 FOR_ALL_MEMBERS = {"/api/auth/me"}
 FOR_VOICE = {"/getScenes", "/proxy"}  # knocked on in test_voice_routes.py
-FOR_STAFF = "/api/v1/admin/"  # knocked on in tests/conversations/api/test_models.py
+# Knocked on in tests/conversations/api/test_models.py and test_knowledge.py.
+FOR_STAFF = ("/api/v1/admin/", "/api/knowledge/")
 
 
 @dataclass(frozen=True)

@@ -193,3 +193,16 @@ def test_markdown_grown_bit_by_bit_is_markdown_shown_at_once(chromium: Browser, 
         assert grown == whole
         assert unsafe == 0
     assert [html.count("<table") for html, _, _ in rendered] == [0, 1, 0, 0]
+
+
+def test_a_reply_shows_what_it_leans_on_and_still_does_after_a_reload(chromium: Browser, demo_server: Any) -> None:
+    page = desk(chromium, demo_server)
+    card = f"{LAST_REPLY}?.querySelector('.leaning')"
+    send(page, "退款多久能收到？")
+    page.wait_for(f"{IS_DONE} && Boolean({card})")
+    assert page.ask(f"{card}.querySelector('.leaning-title').textContent") == "多久能收到退款"
+    assert "三个工作日" in page.ask(f"{card}.querySelector('.leaning-sources').textContent")
+    assert page.ask(f"{card}.querySelector('a').getAttribute('href')") == "/"
+    page.reload()
+    page.wait_for(f"Boolean({card})")
+    assert page.ask(f"{card}.querySelector('.leaning-title').textContent") == "多久能收到退款"

@@ -64,7 +64,7 @@ def test_a_chat_with_an_application_goes_on_and_shows_what_it_leans_on(
     assert first.terminal is not None and third.terminal is not None
     event, data = first.terminal
     assert (event, data["status"], data["finishReason"]) == ("done", "complete", "stop")
-    assert [document["title"] for document in data["referenceCard"]["documents"]] == ["手册1", "手册2"]
+    assert [source["title"] for source in data["referenceCard"]["sources"]] == ["手册1", "手册2"]
     assert (first.text, first.reasoning) == (expected_text(n=40), "想0")
     assert alice.messages(chat)[1]["referenceCard"] == data["referenceCard"]
     assert (third.terminal[0], third.text) == ("done", expected_text())

@@ -19,10 +19,12 @@ from django.contrib.auth.hashers import make_password
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import connection, transaction
 
+from conversations.context.documents import add_document
 from conversations.db import database_now, tenant
-from conversations.models import Membership, Site, User
+from conversations.models import Document, Membership, Site, User
 
 SITES = {"demo": "橡果小站", "demo2": "白桦小站"}
+HANDBOOK = Path(__file__).resolve().parent.parent / "demo.md"
 EMAIL_DOMAIN = "demo.invalid"
 """Marks the users this command made: it never touches an account of the same name that somebody else made."""
 
@@ -134,6 +136,7 @@ def _create_what_is_missing(password: str) -> list[str]:
         slug: Site.objects.get_or_create(slug=slug, defaults={"name": name, "locale": "zh-hans"})[0]
         for slug, name in SITES.items()
     }
+    _give_knowledge(sites["demo"])
     users = {user.username: user for user in User.objects.filter(username__in=[p.username for p in PEOPLE])}
     foreign = [p.username for p in PEOPLE if p.username in users and users[p.username].email != p.email]
     ours = [p for p in PEOPLE if p.username not in foreign]
@@ -142,6 +145,18 @@ def _create_what_is_missing(password: str) -> list[str]:
     for person in ours:
         _join(sites[person.site], users[person.username], person, decided_by=staff.get(person.site))
     return foreign
+
+
+def _give_knowledge(site: Site) -> None:
+    """Give the site its handbook and let answers lean on it; once, so that what a person changed stays."""
+    if "knowledge" in site.settings:
+        return
+    with tenant(site.pk):
+        if not Document.objects.for_site(site).exists():
+            title = "橡果小站使用手册"
+            add_document(site.pk, filename=HANDBOOK.name, content=HANDBOOK.read_bytes(), title=title, url="/")
+    site.settings = {**site.settings, "knowledge": "before"}
+    site.save(update_fields=["settings"])
 
 
 def _set_passwords(ours: list[Person], users: dict[str, User], password: str) -> None:

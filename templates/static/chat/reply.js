@@ -1,6 +1,7 @@
 // One message on the screen: what a person said, or a reply with its reasoning, its state and what one can do with it.
 
 import { json } from "./api.js";
+import { cardView } from "./card.js";
 import { byId, copyText, el, icon, iconButton, show, textButton, toast } from "./dom.js";
 import { label, say, sayTime } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
@@ -68,9 +69,10 @@ export class ReplyView {
     this.dots.setAttribute("role", "img");
     label(this.dots, "thinking");
     this.note = el("p", "note");
+    this.card = el("div", "card-place");
     this.tools = el("div", "tools");
     const heading = say(el("h2", "visually-hidden"), "assistantSaid");
-    this.root = el("article", "message message--assistant", heading, this.reasoning, this.prose, this.dots, this.note, this.tools);
+    this.root = el("article", "message message--assistant", heading, this.reasoning, this.prose, this.dots, this.note, this.card, this.tools);
     this.identify(this.message.id);
     this.draw();
   }
@@ -122,7 +124,17 @@ export class ReplyView {
     else this.root.removeAttribute("aria-busy");
     this.drawText();
     this.drawNote();
+    this.drawCard();
     this.drawTools();
+  }
+
+  /** Show what the reply leans on; a card that is open stays so while it says the same. */
+  drawCard() {
+    const { referenceCard } = this.message;
+    show(this.card, Boolean(referenceCard) && !this.isLive);
+    if (this.cardShown === referenceCard) return;
+    this.cardShown = referenceCard;
+    this.card.replaceChildren(...[cardView(referenceCard)].filter(Boolean));
   }
 
   drawText() {

@@ -9,7 +9,7 @@ from django.core.management import call_command
 from pytest_django import Settings
 
 from chatsite.management.commands.demo import EMAIL_DOMAIN, base_url
-from conversations.models import Membership, Site, User
+from conversations.models import Document, Membership, Site, User
 
 PEOPLE = {"alice", "bob", "dave", "staff", "carol", "staff2", "admin"}
 
@@ -34,6 +34,7 @@ def rows() -> list[object]:
         *Site.objects.order_by("pk").values_list(),
         *User.objects.order_by("pk").values_list(),
         *Membership.across_sites.order_by("pk").values_list(),
+        *Document.across_sites.order_by("pk").values_list(),
     ]
 
 
@@ -174,3 +175,13 @@ def test_the_curl_it_prints_survives_a_shell(settings: Settings) -> None:
 )
 def test_the_address_it_prints_can_be_opened(host: str, url: str) -> None:
     assert base_url(host, 8123) == url
+
+
+def test_the_demo_site_knows_its_handbook_and_only_once() -> None:
+    demo()
+    document = Document.across_sites.get()
+    assert (document.site.slug, document.status, document.passage_count) == ("demo", "ready", 7)
+    assert document.site.settings == {"knowledge": "before"}
+    document.delete()
+    demo()
+    assert Document.across_sites.count() == 0

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from django.test import Client
 from django.utils import timezone
 
+from conversations.context.documents import add_document
 from conversations.models import (
     Conversation,
+    Document,
     Generation,
     InternalCaller,
     Membership,
     Message,
+    PageSource,
     Site,
     User,
     VoiceScene,
@@ -49,6 +52,8 @@ class Staff:
     scene: VoiceScene
     room: VoiceSession
     caller: InternalCaller
+    document: Document
+    page: PageSource
 
 
 def make_manager(site: Site, username: str) -> Membership:
@@ -94,6 +99,15 @@ def make_staff(world: World) -> Staff:
         room=make_voice_session(scene, world.alice, conversation=chat, room_id=f"{world.acorn.pk}-{SECRET}"),
         caller=make_internal_caller(world.acorn, "acorn-java", name=f"{SECRET}调用方", membership=world.alice),
         endpoint=Endpoint.objects.create(name=f"{SECRET}接入点", base_url="https://api.example.com", model="m"),
+        document=add_document(
+            world.acorn.pk,
+            filename=f"{SECRET}.md",
+            content=f"# {SECRET}\n{SECRET}段落".encode(),
+            title=f"{SECRET}文档",
+        ),
+        page=PageSource.across_sites.create(
+            site=world.acorn, name=f"{SECRET}页面", page=f"{SECRET}*", template=f"{SECRET}内容"
+        ),
     )
 
 

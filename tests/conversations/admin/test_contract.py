@@ -48,6 +48,8 @@ def victims(staff: Staff) -> dict[type[models.Model], int]:
         "conversations.voicesession": staff.room.pk,
         "conversations.internalcaller": staff.caller.pk,
         "providers.endpoint": staff.endpoint.pk,
+        "conversations.document": staff.document.pk,
+        "conversations.pagesource": staff.page.pk,
     }
     registered = {model._meta.label_lower: model for model in admin.site._registry}
     assert set(registered) == set(ids), "a new admin needs a victim here"
@@ -80,7 +82,7 @@ def everything() -> dict[str, list[object]]:
 
 def test_every_admin_of_a_tenant_table_is_scoped() -> None:
     ours = [m for m in admin.site._registry.values() if m.model._meta.app_label == "conversations"]
-    assert len(ours) == 9
+    assert len(ours) == 11
     assert all(isinstance(model_admin, ScopedAdmin) for model_admin in ours)
 
 
@@ -106,7 +108,17 @@ def test_a_stranger_learns_and_changes_nothing_at_any_address(staff: Staff, stra
 @pytest.mark.parametrize("page", ["change", "history"])
 @pytest.mark.parametrize(
     "name",
-    ["conversation", "membership", "site", "generation", "voicescene", "voicesession", "internalcaller"],
+    [
+        "conversation",
+        "membership",
+        "site",
+        "generation",
+        "document",
+        "pagesource",
+        "voicescene",
+        "voicesession",
+        "internalcaller",
+    ],
 )
 def test_another_sites_row_is_answered_like_a_missing_one(
     staff: Staff, stranger: Client, name: str, page: str
@@ -119,6 +131,8 @@ def test_another_sites_row_is_answered_like_a_missing_one(
         "voicescene": staff.scene.pk,
         "voicesession": staff.room.pk,
         "internalcaller": staff.caller.pk,
+        "document": staff.document.pk,
+        "pagesource": staff.page.pk,
     }[name]
     said = []
     for pk in (theirs, MISSING):

@@ -182,3 +182,18 @@ def test_a_page_of_messages_costs_the_same_number_of_queries(world: World, manag
             transcript(manager, chat)
         counts.append(len(queries))
     assert counts[0] == counts[1]
+
+
+def test_a_reply_shows_what_it_leans_on_as_text(world: World, manager: Client) -> None:
+    chat = make_conversation(world.alice)
+    _, reply = make_exchange(chat)
+    reply.reference_card = {
+        "type": "knowledge",
+        "title": "<b>退款</b>",
+        "summary": "",
+        "sources": [{"title": "手册", "excerpt": "三个工作日", "score": 0.521, "documentId": 1}],
+    }
+    reply.save()
+    page = transcript(manager, chat)
+    assert "依据 &lt;b&gt;退款&lt;/b&gt;" in page
+    assert "<strong>手册</strong> <code>0.52</code> 三个工作日" in page

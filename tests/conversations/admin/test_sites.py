@@ -34,6 +34,7 @@ def filled(**changes: Any) -> dict[str, Any]:
         "setting_voice_max_minutes": "60",
         "setting_stand_in": "on",
         "setting_midstream_failover": "off",
+        "setting_knowledge": "off",
         **changes,
     }
 
@@ -69,6 +70,7 @@ def test_every_setting_can_be_changed_and_is_shown_again(world: World, manager: 
         "setting_ascii_stream": "on",
         "setting_stand_in": "",
         "setting_midstream_failover": "prefix",
+        "setting_knowledge": "before",
     }
     assert save(manager, world.acorn, **changes) == {}
     assert world.acorn.settings == {
@@ -79,6 +81,7 @@ def test_every_setting_can_be_changed_and_is_shown_again(world: World, manager: 
         "ascii_stream": True,
         "stand_in": False,
         "midstream_failover": "prefix",
+        "knowledge": "before",
     }
     page = manager.get(reverse("admin:conversations_site_change", args=[world.acorn.pk])).content.decode()
     assert "自定义" in page and 'value="7"' in page

@@ -115,7 +115,7 @@ async def test_documents_are_the_reference_card_and_thoughts_reasoning(
         _, ending = await engine.ended(started.reply_id)
         reply = await in_unit(Message.across_sites.get, pk=started.reply_id)
     assert reply.reference_card == ending.reference_card != None  # noqa: E711
-    assert [document["title"] for document in reply.reference_card["documents"]] == ["手册1"]
+    assert [source["title"] for source in reply.reference_card["sources"]] == ["手册1"]
     assert (reply.reasoning, reply.content) == ("想0想1", expected_text())
 
 
