@@ -194,7 +194,7 @@ class Product:
         await self.provider.start()
         (self.directory / "var").mkdir(exist_ok=True)
         await asyncio.to_thread(self.manage, "migrate", "--noinput")
-        await asyncio.to_thread(self.manage, "demo")
+        await asyncio.to_thread(self.manage, "demo", "--bare")
         for index in range(workers):
             self.workers.append(Worker(self, "abcdefgh"[index]))
         for worker in self.workers:

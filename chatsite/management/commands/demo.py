@@ -65,10 +65,12 @@ class Command(BaseCommand):
     help = "Create the demo sites and users, and print how to sign in."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add --force."""
+        """Add --force and --bare."""
         parser.add_argument(
             "--force", action="store_true", help="also in a database that has sites other than the demo's"
         )
+
+        parser.add_argument("--bare", action="store_true", help="without the handbook that answers lean on")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Create what is missing; leave a database with real sites alone."""
@@ -81,7 +83,7 @@ class Command(BaseCommand):
         if others:
             self.stdout.write(f"demo: forced, although this database has {others} site(s) of its own.")
         password, source = _password()
-        for foreign in _create_what_is_missing(password):
+        for foreign in _create_what_is_missing(password, is_bare=options["bare"]):
             self.stdout.write(f"demo: {foreign} is an account of somebody else's; left alone.")
         self._say_how_to_sign_in(password, source)
 
@@ -128,7 +130,7 @@ def _password() -> tuple[str, str]:
 
 
 @transaction.atomic
-def _create_what_is_missing(password: str) -> list[str]:
+def _create_what_is_missing(password: str, *, is_bare: bool) -> list[str]:
     """Return the names that belong to somebody else; everything else exists afterwards, or nothing changed."""
     with connection.cursor() as cursor:  # two starts at once take turns
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('chatsite.demo'))")
@@ -136,7 +138,8 @@ def _create_what_is_missing(password: str) -> list[str]:
         slug: Site.objects.get_or_create(slug=slug, defaults={"name": name, "locale": "zh-hans"})[0]
         for slug, name in SITES.items()
     }
-    _give_knowledge(sites["demo"])
+    if not is_bare:
+        _give_knowledge(sites["demo"])
     users = {user.username: user for user in User.objects.filter(username__in=[p.username for p in PEOPLE])}
     foreign = [p.username for p in PEOPLE if p.username in users and users[p.username].email != p.email]
     ours = [p for p in PEOPLE if p.username not in foreign]

@@ -185,3 +185,9 @@ def test_the_demo_site_knows_its_handbook_and_only_once() -> None:
     document.delete()
     demo()
     assert Document.across_sites.count() == 0
+
+
+def test_a_bare_demo_knows_nothing() -> None:
+    demo("--bare")
+    assert Document.across_sites.count() == 0
+    assert Site.objects.get(slug="demo").settings == {}
