@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from django.conf import settings
 
 from providers.clients.embeddings import EmbeddingsClient
 from providers.credentials import Secret
-from providers.http import shared_client
+from providers.http import close_shared_clients, shared_client
 from providers.registry import policy_from_settings
 
 
@@ -34,3 +35,15 @@ async def embed(texts: Sequence[str], *, seconds: float) -> list[list[float]]:
         client=lambda: shared_client(policy_from_settings()),
     )
     return await client.embed(texts, seconds=seconds)
+
+
+def embed_now(texts: Sequence[str], *, seconds: float) -> list[list[float]]:
+    """Return the same to sync code, which has no event loop. Raises: ProviderError."""
+
+    async def run() -> list[list[float]]:
+        try:
+            return await embed(texts, seconds=seconds)
+        finally:
+            await close_shared_clients()
+
+    return asyncio.run(run())

@@ -18,7 +18,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminTextInputWidget
 
 from conversations.admin.base import ScopedAdmin, SiteFilter, chip, column, is_superuser, managed_site_ids
-from conversations.context import documents
+from conversations.context import documents, embeddings
 from conversations.context.cards import web_link
 from conversations.context.formats import KIND_OF_ENDING, BadFile
 from conversations.context.knowledge import QUERY_MAX_CHARS, FoundPassage, search_passages
@@ -200,9 +200,10 @@ class DocumentAdmin(ScopedAdmin):
             else managed_site_ids(request)
         )
         found: list[FoundPassage] = []
+        vector = embeddings.embed_query_now(question)
         for site_id in list(sites)[:SITES_TRIED]:
             with tenant(site_id):
-                found += search_passages(site_id, question)
+                found += search_passages(site_id, question, vector=vector)
         return sorted(found, key=lambda passage: -passage.score)[:10]
 
     @display(description=_("state"), ordering="status")

@@ -26,7 +26,7 @@ from conversations.api.serializers import (
     QueryWhole,
     Text,
 )
-from conversations.context import cards, documents, knowledge
+from conversations.context import cards, documents, embeddings, knowledge
 from conversations.context.formats import BadFile
 from conversations.errors import CODES, ChatError, Invalid, Language, language_of
 from conversations.events import is_storable
@@ -295,7 +295,12 @@ class DocumentsViewSet(ScopedViewSet):
     def search(self, request: ScopedRequest) -> Response:
         """Return the passages, best first."""
         query = read_query(PassageQuery, request)
-        found = knowledge.search_passages(request.membership.site_id, query["q"], limit=query["limit"])
+        found = knowledge.search_passages(
+            request.membership.site_id,
+            query["q"],
+            limit=query["limit"],
+            vector=embeddings.embed_query_now(query["q"]),
+        )
         return Response(PassagesSerializer({"items": found}).data)
 
 

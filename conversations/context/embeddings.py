@@ -88,6 +88,17 @@ async def embed_query(text: str) -> list[float] | None:
         return None
 
 
+def embed_query_now(text: str) -> list[float] | None:
+    """Return the same to sync code."""
+    if not embedding.is_configured():
+        return None
+    try:
+        return embedding.embed_now([text[:PASSAGE_MAX_CHARS]], seconds=QUERY_SECONDS)[0]
+    except ProviderError as error:
+        log.warning("embedding_failed", extra={"code": error.code})
+        return None
+
+
 def rank_by_meaning(site_id: int, vector: Sequence[float], *, limit: int) -> list[tuple[int, float]]:
     """Return ids and cosine similarities of the passages nearest to a vector; none without the table."""
     if not has_table():

@@ -49,14 +49,20 @@ class FoundPassage:
     url: str = ""
 
 
-def search_passages(site_id: int, query: str, *, limit: int = 5) -> list[FoundPassage]:
+def search_passages(
+    site_id: int, query: str, *, limit: int = 5, vector: Sequence[float] | None = None
+) -> list[FoundPassage]:
     """Return the passages of this site that fit the query best, best first; none for a query without words.
 
-    Sync: run it within `tenant(site)`. Three statements, whatever the size of the site.
+    With the query's vector by meaning, too. Sync: run it within `tenant(site)`. A few statements, whatever the
+    size of the site.
     """
     limit = max(1, min(limit, LIMIT_MAX))
-    ranked = rank_by_words(site_id, query, limit=limit)
-    return load_passages(site_id, ranked)
+    if vector is None:
+        return load_passages(site_id, rank_by_words(site_id, query, limit=limit))
+    by_words = rank_by_words(site_id, query, limit=MERGED)
+    by_meaning = embeddings.rank_by_meaning(site_id, vector, limit=MERGED)
+    return load_passages(site_id, merged(by_words, by_meaning)[:limit])
 
 
 def rank_by_words(site_id: int, query: str, *, limit: int) -> list[tuple[int, float]]:
@@ -163,12 +169,7 @@ async def find_passages(site_id: int, query: str, *, limit: int = 5) -> list[Fou
 
 def _find_in_tenant(site_id: int, query: str, limit: int, vector: Sequence[float] | None) -> list[FoundPassage]:
     with tenant(site_id):
-        if vector is None:
-            return search_passages(site_id, query, limit=limit)
-        limit = max(1, min(limit, LIMIT_MAX))
-        by_words = rank_by_words(site_id, query, limit=MERGED)
-        by_meaning = embeddings.rank_by_meaning(site_id, vector, limit=MERGED)
-        return load_passages(site_id, merged(by_words, by_meaning)[:limit])
+        return search_passages(site_id, query, limit=limit, vector=vector)
 
 
 def merged(

@@ -19,7 +19,7 @@ from django.db import connection
 from chatsite.postgres import SUPERUSER
 from conversations.context import embeddings
 from conversations.context.documents import add_document, delete_document
-from conversations.context.knowledge import find_passages, merged
+from conversations.context.knowledge import find_passages, merged, search_passages
 from conversations.db import tenant
 from conversations.models import Document, Site
 from providers import embedding
@@ -121,6 +121,9 @@ def test_a_question_without_a_common_word_is_found_by_meaning(vectors: None, mod
     know(world.birch)
     assert found(world.acorn, "邮费谁出")[0] == "运费"
     assert found(world.acorn, "报销凭证")[0] == "发票"
+    with tenant(world.acorn.pk):
+        vector = embeddings.embed_query_now("邮费谁出")
+        assert search_passages(world.acorn.pk, "邮费谁出", vector=vector)[0].heading == "运费"
     assert kept() == 6
     assert {call["path"] for call in model.asked} == {"/v1/embeddings"}
     assert {call["key"] for call in model.asked} == {"Bearer sk-canary-embedding"}
