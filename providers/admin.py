@@ -41,7 +41,7 @@ from providers.types import storable
 _PROBES_MAX = 5
 _CLOCK_MAX_SECONDS = 86_400
 _SCRIPT_KEYS = {"script", "step_seconds"}
-_STEP_KEYS = {"text", "reasoning", "sleep", "error", "finish", "cut"}
+_STEP_KEYS = {"text", "reasoning", "sleep", "error", "finish", "cut", "tool_calls"}
 
 
 def checked_key(key: str) -> str:
@@ -89,6 +89,7 @@ class EndpointForm(forms.ModelForm):
             "params",
             "config",
             "continues",
+            "tools",
             "connect_seconds",
             "first_seconds",
             "idle_seconds",
@@ -97,11 +98,17 @@ class EndpointForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "tools" in self.fields:  # not for who may only look
+            self.fields["tools"].required = False
         self._called_before = _called(self.instance)
         mask = self.instance.api_key_mask
         self.fields["api_key"].help_text = (
             _("Stored: %(mask)s. Leave empty to keep it.") % {"mask": mask} if mask else _("None is stored.")
         )
+
+    def clean_tools(self) -> str:
+        """Return whether tools may be offered; nothing said is as the dialect says."""
+        return self.cleaned_data["tools"] or "auto"
 
     def clean_params(self) -> dict[str, Any]:
         """Return the parameters, an object without the fields that are ours."""
@@ -269,11 +276,19 @@ def _script_problems(params: dict[str, Any]) -> Iterator[Any]:
         and set(step) <= _STEP_KEYS
         and all(isinstance(step.get(name, ""), str) for name in ("text", "reasoning", "error"))
         and _is_pause(step.get("sleep", 0))
+        and _are_calls(step.get("tool_calls", []))
         for step in script
     ):
         yield _('A script is a list of steps such as {"text": "…"}, {"sleep": 1} or {"finish": "stop"}.')
     if not _is_pause(params.get("step_seconds", 0)):
         yield _("step_seconds is a number of seconds.")
+
+
+def _are_calls(calls: Any) -> bool:
+    return isinstance(calls, list) and all(
+        isinstance(call, dict) and isinstance(call.get("name"), str) and set(call) <= {"id", "name", "arguments"}
+        for call in calls
+    )
 
 
 def _is_pause(seconds: Any) -> bool:
@@ -302,6 +317,7 @@ class EndpointAdmin(LabPages):
                     "params",
                     "config",
                     "continues",
+                    "tools",
                     "connect_seconds",
                     "first_seconds",
                     "idle_seconds",

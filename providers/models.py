@@ -220,6 +220,14 @@ class Endpoint(KeyedModel):
         choices=WAYS_TO_CONTINUE,
         help_text=_("When another endpoint fails in mid-reply; empty: as its dialect or configuration says."),
     )
+    tools = models.CharField(
+        _("tools"),
+        max_length=8,
+        choices=[("auto", _("as its dialect says")), ("yes", _("yes")), ("no", _("no"))],
+        default="auto",
+        db_default="auto",
+        help_text=_("Whether the model may be offered tools. A DashScope application never is."),
+    )
     # Seconds; empty means the PROVIDER_* setting.
     connect_seconds = models.FloatField(_("connect clock, seconds"), null=True, blank=True)
     first_seconds = models.FloatField(_("first payload clock, seconds"), null=True, blank=True)
@@ -279,6 +287,7 @@ class Endpoint(KeyedModel):
             models.CheckConstraint(
                 condition=~Q(is_draining=True, is_active=True), name="endpoint_draining_is_inactive"
             ),
+            models.CheckConstraint(condition=Q(tools__in=["auto", "yes", "no"]), name="endpoint_tools"),
         ]
 
     def __str__(self) -> str:

@@ -41,6 +41,7 @@ class EndpointConfig:
     """Everything a worker needs to call one endpoint. id is None when it is not a row.
 
     `credential` says whose key it is called with: "" is the endpoint's own.
+    has_tools: the model may be offered tools.
     """
 
     id: int | None
@@ -67,6 +68,7 @@ class EndpointConfig:
     """Whether it is sent nothing but the last text of the user."""
     key_target: str = ""
     """Where a key sent to it goes, of a row as it stood when this was read: `Endpoint.key_target`."""
+    has_tools: bool = True
 
     def cost_micros(self, input_tokens: int, output_tokens: int) -> int | None:
         """Return what so many tokens cost, in millionths of the currency; None when no price is known."""
@@ -191,6 +193,7 @@ def environment_endpoint() -> EndpointConfig | None:
         priority=ENVIRONMENT_PRIORITY,
         clocks=clocks_from_settings(),
         is_trusted_address=True,
+        has_tools=settings.LLM_TOOLS,
     )
 
 
@@ -230,7 +233,21 @@ def config_of(row: Endpoint) -> EndpointConfig:
         continues=continues,
         reads_last_text_only=reads_last_text_only,
         key_target=row.key_target,
+        has_tools=_has_tools(row),
     )
+
+
+def _has_tools(row: Endpoint) -> bool:
+    """Return whether the model may be offered tools: as the row says, if its dialect or configuration can.
+
+    A word of staff cannot make an application or a configuration say what it has no place for.
+    """
+    if row.tools == "no" or row.dialect == Endpoint.Dialect.DASHSCOPE_APP:
+        return False
+    if row.dialect != Endpoint.Dialect.DECLARATIVE:
+        return True
+    stored = check_stored(row.config)
+    return stored.config.sections[stored.mapi].says_tools
 
 
 def _checked_config(row: Endpoint) -> Mapping[str, Any]:

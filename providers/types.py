@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 Outcome = Literal["complete", "truncated"]
+ToolChoice = Literal["auto", "none", "required"]
 
 # Vendors' words for "I stopped before I had finished" (WIRE 4.1). Everything else is an ordinary end.
 _TRUNCATED_REASONS = frozenset(
@@ -28,11 +29,40 @@ _TRUNCATED_REASONS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the model asks for; arguments is the vendor's JSON text, not parsed."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool that the model may ask for: parameters is a JSON schema of an object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of the prompt."""
+    """One message of the prompt.
+
+    tool_calls: what an assistant's message asked for. tool_call_id: which of those calls a tool's message answers.
+    """
 
     role: Role
     content: str = field(repr=False)
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    @property
+    def chars(self) -> int:
+        """The size of the message in characters, what it asked of tools included."""
+        return len(self.content) + sum(len(call.name or "") + len(call.arguments) for call in self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +71,8 @@ class ChatRequest:
 
     model is "" for the endpoint's own model. params are added to the vendor's request body as they are
     (temperature, max_tokens, …) over the endpoint's own. user_ref is an opaque word for abuse reports,
-    never a name or an id a vendor could read.
+    never a name or an id a vendor could read. tools are what the model may ask for; clients that cannot say so
+    leave them out.
 
     Only for vendors that keep the conversation themselves: vendor_session is theirs from the last Finished, None
     to begin one; biz_params are the facts an application of theirs asks for (who the member is).
@@ -57,11 +88,13 @@ class ChatRequest:
     vendor_session: str | None = field(default=None, repr=False)
     biz_params: Mapping[str, Any] = field(default_factory=dict, repr=False)
     is_begun: bool = False
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: ToolChoice | None = None
 
     @property
     def prompt_chars(self) -> int:
         """The size of the prompt in characters, for the trace."""
-        return sum(len(message.content) for message in self.messages)
+        return sum(message.chars for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +112,6 @@ class Usage:
     input_tokens: int
     output_tokens: int
     is_estimated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call the model asks for; arguments is the vendor's JSON text, not parsed."""
-
-    index: int
-    id: str | None
-    name: str | None
-    arguments: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ MODEL_EXAMPLE: dict[str, Any] = {
     "params": {"temperature": 0.7},
     "config": {},
     "continues": "",
+    "tools": "auto",
     "connectSeconds": None,
     "firstSeconds": 30.0,
     "idleSeconds": None,
@@ -162,6 +163,9 @@ class ModelGivenSerializer(GivenSerializer):
         required=False,
         help_text="How it goes on with a reply that another endpoint began; empty: by dialect and configuration.",
     )
+    tools = OneOf(
+        choices=("auto", "yes", "no"), required=False, help_text="Whether the model may be offered tools."
+    )
     connect_seconds = Seconds(required=False, allow_null=True)
     first_seconds = Seconds(required=False, allow_null=True)
     idle_seconds = Seconds(required=False, allow_null=True)
@@ -189,6 +193,7 @@ class ModelSerializer(CamelCaseSerializer):
     params = Parameters()
     config = Parameters()
     continues = serializers.CharField()
+    tools = serializers.ChoiceField(choices=("auto", "yes", "no"))
     connect_seconds = serializers.FloatField(allow_null=True)
     first_seconds = serializers.FloatField(allow_null=True)
     idle_seconds = serializers.FloatField(allow_null=True)

@@ -19,11 +19,12 @@ from providers import errors
 from providers.base import Clocks, Tap
 from providers.clients.failures import from_httpx, refusal, retry_after_seconds, vendor_error, without_secret
 from providers.clients.openai_reducer import Reducer
+from providers.clients.tool_shapes import message_json, tool_json
 from providers.clients.watch import TotalTimeOut, Watch
 from providers.credentials import Secret
 from providers.http import POUR, READ, RELEASE, TRUSTED
 from providers.sse import loads
-from providers.types import ChatRequest, Delta, StreamItem, storable
+from providers.types import ChatRequest, Delta, StreamItem
 
 _ERROR_BODY_MAX_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 5.0
@@ -219,7 +220,7 @@ class OpenAIChatProvider:
         """Return the HTTP request for this question."""
         body: dict[str, Any] = {
             "model": request.model or self._model,
-            "messages": [{"role": m.role, "content": storable(m.content)} for m in request.messages],
+            "messages": [message_json(message) for message in request.messages],
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -230,6 +231,10 @@ class OpenAIChatProvider:
         if request.is_begun and isinstance(more := self._params.get(CONTINUES), dict):
             body["messages"][-1] |= more.get("message", {})
             body |= more.get("params", {})
+        if request.tools:
+            body["tools"] = [tool_json(tool) for tool in request.tools]
+            if request.tool_choice:
+                body["tool_choice"] = request.tool_choice
         if body["stream_options"] is None:
             del body["stream_options"]
         headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}

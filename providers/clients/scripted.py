@@ -5,11 +5,14 @@ Three uses, tried in this order:
 1. A script in the endpoint's configuration, a list of steps (tests, demonstrations):
    `{"text": "…"}` `{"reasoning": "…"}` `{"sleep": seconds}` `{"error": "<code of providers.errors>"}`
    `{"finish": "stop"}`. A script without a finish step ends with `stop`; `{"cut": true}` breaks off.
+   `{"tool_calls": [{"name": "…", "arguments": {…}}]}` asks for tools and ends the answer; what stands after it is
+   said when their results are there. Without tools on offer only what follows the last such step is said.
 2. A directive in the last user message, for load tests without a network:
    `[[n=50 rate=30]]` says 50 tokens, 30 per second. Words: `n` tokens (at most 100,000), `rate` per second
    (0: no pause), `seed` (which tokens; default 1), `ttft` milliseconds before the first, `finish` reason,
-   `fail` an error code after the tokens, `reasoning` tokens of thinking before them. The tokens of a seed are
-   those of the project's load tool, so that a client can check every byte.
+   `fail` an error code after the tokens, `reasoning` tokens of thinking before them. `tool` names tools to ask
+   for first, joined by commas, `args` their arguments as JSON without blanks, `rounds` how often (default 1). The
+   tokens of a seed are those of the project's load tool, so that a client can check every byte.
 3. Otherwise the stand-in: it says in the question's language that it is not a model, echoes the question,
    and tells how to connect a model.
 """
@@ -17,6 +20,7 @@ Three uses, tried in this order:
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -26,7 +30,7 @@ from typing import Any
 
 from providers import errors
 from providers.base import Tap
-from providers.types import ChatRequest, Delta, Finished, StreamItem, Usage, storable
+from providers.types import ChatRequest, Delta, Finished, StreamItem, ToolCall, Usage, storable
 
 _DIRECTIVE = re.compile(r"\[\[((?:\s*[a-z]+=[^\s\]]+)+)\s*\]\]")
 _MASK = (1 << 64) - 1
@@ -85,6 +89,9 @@ class Directive:
     finish: str = "stop"
     fail: str = ""
     reasoning: int = 0
+    tools: tuple[str, ...] = ()
+    arguments: str = "{}"
+    rounds: int = 1
 
 
 def parse_directive(text: str) -> Directive | None:
@@ -102,6 +109,9 @@ def parse_directive(text: str) -> Directive | None:
             finish=words.get("finish", "stop"),
             fail=words.get("fail", ""),
             reasoning=min(int(words.get("reasoning", 0)), _MAX_TOKENS),
+            tools=tuple(name for name in words.get("tool", "").split(",") if name),
+            arguments=words.get("args", "{}"),
+            rounds=int(words.get("rounds", 1)),
         )
     except ValueError:
         return None
@@ -173,7 +183,21 @@ class ScriptedProvider:
     ) -> AsyncGenerator[StreamItem, None]:
         chars = 0
         finish: str | None = "stop"
-        for step in script:
+        for step in _rest_of(script, request):
+            if "tool_calls" in step:
+                calls = tuple(
+                    ToolCall(
+                        index,
+                        call.get("id") or f"call_{rounds_done(request) + 1}_{index}",
+                        call["name"],
+                        arguments
+                        if isinstance(arguments := call.get("arguments", {}), str)
+                        else json.dumps(arguments, ensure_ascii=False),
+                    )
+                    for index, call in enumerate(step["tool_calls"])
+                )
+                yield _finished(request, "tool_calls", chars, tool_calls=calls)
+                return
             if "text" in step:
                 chars += len(step["text"])
                 yield Delta(text=storable(step["text"]))
@@ -193,6 +217,14 @@ class ScriptedProvider:
     async def _obey(self, request: ChatRequest, directive: Directive) -> AsyncGenerator[StreamItem, None]:
         if directive.ttft_seconds > 0:
             await asyncio.sleep(directive.ttft_seconds)
+        done = rounds_done(request)
+        if directive.tools and request.tools and done < directive.rounds:
+            calls = tuple(
+                ToolCall(index, f"call_{done + 1}_{index}", name, directive.arguments)
+                for index, name in enumerate(directive.tools)
+            )
+            yield _finished(request, "tool_calls", 0, tool_calls=calls)
+            return
         if directive.reasoning:
             yield Delta(reasoning=text_of(directive.seed + 1, directive.reasoning))
         started = time.monotonic()
@@ -232,12 +264,36 @@ def _failure(code: str) -> errors.ProviderError:
     return _FAILURES.get(code, errors.Unavailable)()
 
 
+def rounds_done(request: ChatRequest) -> int:
+    """Return how often tools were asked for since the last question."""
+    count = 0
+    for message in reversed(request.messages):
+        if message.role == "user":
+            break
+        count += bool(message.tool_calls)
+    return count
+
+
+def _rest_of(script: Sequence[Mapping[str, Any]], request: ChatRequest) -> Sequence[Mapping[str, Any]]:
+    """Return what of the script is said now: what follows the rounds of tools that are behind us."""
+    asks = [place for place, step in enumerate(script) if "tool_calls" in step]
+    if not request.tools and asks:
+        return script[asks[-1] + 1 :]
+    done = min(rounds_done(request), len(asks))
+    return script[asks[done - 1] + 1 :] if done else script
+
+
 def _finished(
-    request: ChatRequest, finish_reason: str | None, chars: int, *, output_tokens: int | None = None
+    request: ChatRequest,
+    finish_reason: str | None,
+    chars: int,
+    *,
+    output_tokens: int | None = None,
+    tool_calls: tuple[ToolCall, ...] = (),
 ) -> Finished:
     usage = Usage(
         input_tokens=max(1, request.prompt_chars // 3),
         output_tokens=output_tokens if output_tokens is not None else max(1, chars // 2),
         is_estimated=True,
     )
-    return Finished(finish_reason=finish_reason, usage=usage)
+    return Finished(finish_reason=finish_reason, usage=usage, tool_calls=tool_calls)

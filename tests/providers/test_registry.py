@@ -294,3 +294,29 @@ def test_the_target_of_keys_is_the_host_and_of_a_configuration_all_of_it() -> No
     )
     first = target(dialect="declarative", config={"ready": "openai", "values": {"base_url": "https://x"}})
     assert first != target(dialect="declarative", config={"ready": "openai", "values": {"base_url": "https://y"}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "can"),
+    [
+        ({}, True),
+        ({"tools": "no"}, False),
+        ({"dialect": "dashscope_app", "tools": "yes"}, False),
+        ({"dialect": "scripted"}, True),
+        ({"dialect": "declarative", "config": {"ready": "anthropic"}}, True),
+        ({"dialect": "declarative", "config": {"ready": "spark_http"}}, True),
+        ({"dialect": "declarative", "config": {"ready": "ernie"}}, False),
+        ({"dialect": "declarative", "config": {"ready": "dashscope_app"}, "tools": "yes"}, False),
+        ({"dialect": "declarative", "config": {"ready": "anthropic"}, "tools": "no"}, False),
+    ],
+)
+def test_whether_tools_may_be_offered_is_known_with_the_endpoint(fields: dict[str, Any], can: bool) -> None:
+    assert (
+        registry.config_of(Endpoint(name="甲", base_url="https://a.example", model="m", **fields)).has_tools is can
+    )
+
+
+def test_the_environments_model_may_be_without_tools(settings: Any) -> None:
+    settings.LLM_BASE_URL, settings.LLM_TOOLS = "https://a.example/v1", False
+    endpoint = registry.environment_endpoint()
+    assert endpoint is not None and not endpoint.has_tools

@@ -23,11 +23,12 @@ from providers.clients.declarative.request import Prepared, prepare
 from providers.clients.declarative.schema import BUILT_IN, RESERVED, Config, Mode, Section, parse_config
 from providers.clients.failures import from_httpx, vendor_error
 from providers.clients.openai_chat import KEY, OpenAIChatProvider
+from providers.clients.tool_shapes import message_json, tool_json
 from providers.clients.watch import Watch
 from providers.credentials import Secret
 from providers.http import TRUSTED
 from providers.sse import loads
-from providers.types import ChatRequest, Delta, StreamItem, storable
+from providers.types import ChatRequest, Delta, StreamItem
 
 _AUTH_BODY_MAX_BYTES = 64 * 1024
 _tokens = TokenCache()
@@ -160,7 +161,8 @@ class DeclarativeProvider:
         extra: dict[str, Any] = {}
         if self.section.pass_params:
             used = self.section.request.names()
-            extra = {name: names[name] for name in self._allowed(request) if name not in used}
+            passed = [*self._allowed(request), *self._tools(request)]
+            extra = {name: names[name] for name in passed if name not in used}
         template = self.section.request
         if request.is_begun:
             extra |= self.section.continuing.params
@@ -195,9 +197,7 @@ class DeclarativeProvider:
 
     def names(self, request: ChatRequest) -> dict[str, Any]:
         """Return what templates may name: parameters first, so that nothing of ours can be replaced by one."""
-        messages: list[dict[str, Any]] = [
-            {"role": m.role, "content": storable(m.content)} for m in request.messages
-        ]
+        messages = [message_json(message) for message in request.messages]
         if request.is_begun and messages:
             messages[-1] = {**messages[-1], **self.section.continuing.message}
         names: dict[str, Any] = {**self._allowed(request), **self._values, **self._secrets}
@@ -210,7 +210,14 @@ class DeclarativeProvider:
             names["model"] = request.model or self._model
         if request.user_ref:
             names["user"] = request.user_ref
-        return names
+        return {**names, **self._tools(request)}
+
+    def _tools(self, request: ChatRequest) -> dict[str, Any]:
+        """Return what templates may name of the tools; nothing when the section cannot say it."""
+        if not request.tools or not self.section.says_tools:
+            return {}
+        tools: dict[str, Any] = {"tools": [tool_json(tool) for tool in request.tools]}
+        return {**tools, "tool_choice": request.tool_choice} if request.tool_choice else tools
 
     def _allowed(self, request: ChatRequest) -> dict[str, Any]:
         """Return the parameters that a request may carry. A default of null stands for no default."""

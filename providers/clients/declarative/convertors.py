@@ -11,6 +11,15 @@ from typing import Any
 import orjson
 
 from providers import errors
+from providers.clients.declarative.tool_convertors import (
+    gemini_content,
+    to_anthropic_messages,
+    to_anthropic_tool_choice,
+    to_anthropic_tools,
+    to_gemini_tool_config,
+    to_gemini_tools,
+    to_ollama_messages,
+)
 
 Convertor = Callable[[Any, float], Any]
 """Takes the filled value and the time (seconds since 1970); raises Misconfigured when it cannot."""
@@ -49,10 +58,8 @@ def without_system(value: Any, _now: float) -> list[dict[str, Any]]:
 
 def to_gemini_contents(value: Any, _now: float) -> list[dict[str, Any]]:
     """Return the messages as Gemini's contents: the assistant is called model, the system is elsewhere."""
-    return [
-        {"parts": [{"text": m["content"]}], "role": "model" if m["role"] == "assistant" else "user"}
-        for m in without_system(value, 0)
-    ]
+    names: dict[str, str] = {}
+    return [gemini_content(message, names) for message in without_system(value, 0)]
 
 
 def to_gemini_system(value: Any, now: float) -> dict[str, Any] | None:
@@ -97,6 +104,12 @@ CONVERTORS: Mapping[str, Convertor] = {
         to_ernie_messages,
         last_user_text,
         to_base64,
+        to_anthropic_messages,
+        to_anthropic_tools,
+        to_anthropic_tool_choice,
+        to_gemini_tools,
+        to_gemini_tool_config,
+        to_ollama_messages,
     )
 }
 

@@ -178,6 +178,13 @@ class Section:
     pass_params: bool
     continuing: Continuing
 
+    @property
+    def says_tools(self) -> bool:
+        """Whether tools can be offered to the model, and what it asks of them be read."""
+        # What passes parameters on as they are speaks OpenAI's language, or names the tools in its own.
+        is_passed = self.pass_params and self.tool_calls == "openai"
+        return bool(self.tool_calls) and (is_passed or "tools" in self.request.names())
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
