@@ -66,6 +66,7 @@ ICONS = {
     "conversations.conversation": "chat",
     "conversations.document": "menu_book",
     "conversations.pagesource": "web",
+    "conversations.sitetool": "build",
     "conversations.generation": "receipt_long",
     "conversations.voicescene": "record_voice_over",
     "conversations.voicesession": "graphic_eq",

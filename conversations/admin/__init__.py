@@ -11,6 +11,7 @@ from conversations.admin import (
     rooms,
     scenes,
     sites,
+    tools,
     users,
     workers,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "rooms",
     "scenes",
     "sites",
+    "tools",
     "users",
     "workers",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,16 @@ class Attempt:
     took: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class ToolLine:
+    """One run of a tool, as a line after the reply that asked for it."""
+
+    name: str
+    arguments: str
+    ms: int | None
+    problem: str
+
+
 @dataclass(slots=True)
 class Turn:
     """One message as the transcript shows it."""
@@ -54,6 +65,7 @@ class Turn:
     status_colour: str = ""
     is_newest_version: bool = True
     attempts: list[Attempt] = field(default_factory=list)
+    tool: ToolLine | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -105,6 +117,9 @@ def turns_of(conversation: Conversation, messages: Sequence[Message]) -> list[Tu
     turns = []
     for message in messages:
         text = message.content or so_far[message.pk]
+        tool = None
+        if message.role == Message.Role.TOOL:
+            tool, text = tool_line(message.content)
         turns.append(
             Turn(
                 message=message,
@@ -113,9 +128,22 @@ def turns_of(conversation: Conversation, messages: Sequence[Message]) -> list[Tu
                 status_colour=STATUS_COLOURS[message.status],
                 is_newest_version=message.version >= newest.get(message.reply_to_id, 0),
                 attempts=attempts[message.pk],
+                tool=tool,
             )
         )
     return turns
+
+
+def tool_line(content: str) -> tuple[ToolLine, str]:
+    """Return what the row of a tool run says (generation/tool_rows.py), and the tool's result."""
+    try:
+        said = json.loads(content)
+    except ValueError:
+        said = {}
+    line = ToolLine(
+        str(said.get("name", "")), str(said.get("arguments", "")), said.get("ms"), str(said.get("problem", ""))
+    )
+    return line, str(said.get("result", ""))
 
 
 @admin.register(Conversation)

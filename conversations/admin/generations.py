@@ -65,7 +65,18 @@ class GenerationAdmin(ScopedAdmin):
         (None, {"fields": ("reply", "number", "endpoint_used", "model_used", "status_label", "error")}),
         (
             _("Size"),
-            {"fields": ("prompt_size", "continued", "tokens", "cost", "key_used", "finish", "request_id")},
+            {
+                "fields": (
+                    "prompt_size",
+                    "continued",
+                    "tokens",
+                    "cost",
+                    "key_used",
+                    "finish",
+                    "tools_used",
+                    "request_id",
+                )
+            },
         ),
         (_("Times"), {"fields": ("queued", "called", "first", "last", "finished", "closed")}),
         (_("Durations"), {"fields": ("first_token_after", "took")}),
@@ -129,6 +140,14 @@ class GenerationAdmin(ScopedAdmin):
     def cost(self, generation: Generation) -> str | None:
         """Return the cost in the currency of the endpoint's prices; None when no price was known."""
         return None if generation.cost_micros is None else f"{generation.cost_micros / 1_000_000:.6f}"
+
+    @display(description=_("tools"), empty_value="–")
+    def tools_used(self, generation: Generation) -> str | None:
+        """Return what this call of the model asked of tools, and how that went."""
+        runs = [
+            f"{run['name']} {run['problem'] or run['outcome']} {run['ms']} ms" for run in generation.tools or []
+        ]
+        return "; ".join(runs) or None
 
     @display(description=_("key used"), ordering="credential")
     def key_used(self, generation: Generation) -> str:

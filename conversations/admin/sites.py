@@ -14,6 +14,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
@@ -22,6 +23,7 @@ from unfold.widgets import (
 
 from conversations.admin.base import ScopedAdmin, chip, is_superuser
 from conversations.admin.grants import endpoints_of_site
+from conversations.context.offers import known_tools
 from conversations.models import Site
 from conversations.models.site_settings import (
     DEFAULTS,
@@ -117,6 +119,21 @@ class SiteForm(forms.ModelForm):
         widget=UnfoldAdminSelectWidget(),
         help_text=_("Whether answers lean on the documents of this site."),
     )
+    setting_tools = forms.MultipleChoiceField(
+        label=_("Tools"),
+        required=False,
+        widget=UnfoldAdminCheckboxSelectMultipleWidget(),
+        help_text=_(
+            "What the model may ask for by itself; needs a model with tools. More are made under “Tools”."
+        ),
+    )
+    setting_tool_rounds = forms.IntegerField(
+        label=_("Rounds of tools"),
+        min_value=INTEGER_BOUNDS["tool_rounds"][0],
+        max_value=INTEGER_BOUNDS["tool_rounds"][1],
+        widget=UnfoldAdminIntegerFieldWidget(),
+        help_text=_("How often the model may ask for tools in one reply; then it is told to answer."),
+    )
     setting_ascii_stream = forms.BooleanField(
         label=_("ASCII streams"),
         required=False,
@@ -130,6 +147,8 @@ class SiteForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if isinstance(field := self.fields.get(f"{PREFIX}tools"), forms.MultipleChoiceField):
+            field.choices = [(name, name) for name in known_tools(self.instance.pk)]
         for key, default in DEFAULTS.items():
             if field := self.fields.get(PREFIX + key):
                 field.initial = self.instance.settings.get(key, default)
@@ -187,6 +206,8 @@ class SiteAdmin(ScopedAdmin):
                     "setting_stand_in",
                     "setting_midstream_failover",
                     "setting_knowledge",
+                    "setting_tools",
+                    "setting_tool_rounds",
                 )
             },
         ),

@@ -128,7 +128,9 @@ an answer: resume it.
 | `message` | `{"token"}`: the concatenated tokens are the stored content |
 | `done` | `{"messageId","createdAt","status","finishReason","usage","referenceCard"}` |
 | `error` | `{"message","code","retryable","messageId","status","savedChars"}` |
-| `reasoning`, `tool`, `reference`, `title` | only when asked for by `include` |
+| `reasoning`, `title` | `{"token"}`, `{"title"}`; only when asked for by `include`, as the next two |
+| `tool` | `{"callId","name","arguments"?,"status","ms"}`: `started`, then `done` or `failed`; no id |
+| `reference` | the reference card, just before `done`; no id |
 
 The status of `done` is `complete`, `truncated` or `stopped`; that of `error` is `failed` or `interrupted`.
 

@@ -13,10 +13,11 @@ import logging
 import time
 import types
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs
 
+import orjson
 from django.conf import settings
 from django.db import Error as DatabaseError
 
@@ -38,7 +39,7 @@ from conversations.errors import (
 from conversations.events import Position
 from conversations.generation import actions, metrics
 from conversations.generation.actions import Started
-from conversations.generation.buffer import Ending, ReplyBuffer
+from conversations.generation.buffer import Ending, ReplyBuffer, ToolNote
 from conversations.generation.engine import engine
 from conversations.generation.store import DatabaseAway
 from conversations.history.idempotency import clean_key, hash_body
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 STALL_SECONDS = 60.0
 """A client that takes nothing for this long is let go; it resumes by id."""
+TOOL_ARGUMENTS_MAX_CHARS = 2000
 EXTRAS = frozenset({"reasoning", "tool", "reference", "title"})
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -200,12 +202,15 @@ class Relay:
         "_reasoning",
         "_request",
         "_sending_since",
+        "_start",
         "_task",
         "_timer",
+        "_tools_told",
         "_unfinished",
         "_waiter",
         "_wish",
         "_with_reasoning",
+        "_with_tools",
     )
 
     def __init__(self, request: Request, buffer: ReplyBuffer, position: Position, wish: Wish) -> None:
@@ -215,7 +220,10 @@ class Relay:
         self._reasoning = position.reasoning
         self._wish = wish
         self._with_reasoning = "reasoning" in wish.include
-        self._is_particular = self._with_reasoning or wish.ascii_only
+        self._with_tools = "tool" in wish.include
+        self._start = position
+        self._tools_told: dict[int, str] = {}
+        self._is_particular = self._with_reasoning or self._with_tools or wish.ascii_only
         self._has_hung_up = False
         self._last_sent = time.monotonic()
         self._is_heartbeat_due = False
@@ -298,15 +306,53 @@ class Relay:
     def _next_frames(self) -> bytes:
         """Return the next stretch as one event, and move on."""
         buffer = self._buffer
-        if self._with_reasoning and self._reasoning < buffer.reasoning.length:
-            text = buffer.reasoning.read(self._reasoning)[: events.FRAME_MAX_CHARS]
+        content_most = reasoning_most = events.FRAME_MAX_CHARS
+        if self._with_tools:
+            due, note = self._next_tool()
+            if due and note is not None:
+                return self._tool_frame(note)
+            if note is not None:
+                # Text goes on up to the place where the tool was asked for.
+                content_most = min(content_most, max(0, note.at[0] - self._content))
+                reasoning_most = min(reasoning_most, max(0, note.at[1] - self._reasoning))
+        if self._with_reasoning and reasoning_most and self._reasoning < buffer.reasoning.length:
+            text = buffer.reasoning.read(self._reasoning)[:reasoning_most]
             self._reasoning += len(text)
             return events.token_frame(self._event_id(), "reasoning", text, ascii_only=self._wish.ascii_only)
-        if self._content < buffer.content.length:
-            text = buffer.content.read(self._content)[: events.FRAME_MAX_CHARS]
+        if content_most and self._content < buffer.content.length:
+            text = buffer.content.read(self._content)[:content_most]
             self._content += len(text)
             return events.token_frame(self._event_id(), "message", text, ascii_only=self._wish.ascii_only)
         return b""
+
+    def _next_tool(self) -> tuple[bool, ToolNote | None]:
+        """Return the next thing to tell of a tool, and whether this reader is where it belongs.
+
+        What lies before the place where the reader came in was told to it earlier.
+        """
+        for note in self._buffer.tools.values():
+            if self._tools_told.get(note.id) == note.status or not self._begins_before(note):
+                continue
+            is_reached = self._content >= note.at[0] and (
+                not self._with_reasoning or self._reasoning >= note.at[1]
+            )
+            return is_reached, note
+        return False, None
+
+    def _begins_before(self, note: ToolNote) -> bool:
+        if self._with_reasoning and self._start.reasoning > note.at[1]:
+            return False
+        return self._start.content <= note.at[0]
+
+    def _tool_frame(self, note: ToolNote) -> bytes:
+        """Return an event without an id: it has no place of its own in the text, and resuming repeats it.
+
+        Every reader hears that a tool was started before it hears how it ended, however late it comes.
+        """
+        if note.id not in self._tools_told:
+            note = replace(note, status="started", ms=None)
+        self._tools_told[note.id] = note.status
+        return events.frame("tool", tool_data(note), ascii_only=self._wish.ascii_only)
 
     def _event_id(self) -> str:
         if self._with_reasoning:
@@ -318,7 +364,10 @@ class Relay:
             event, data = "done", done_data(self._buffer, ending)
         else:
             event, data = "error", error_data(self._buffer, ending, self._request.language)
-        return events.frame(event, data, event_id=self._event_id(), ascii_only=self._wish.ascii_only)
+        before = b""
+        if "reference" in self._wish.include and ending.reference_card is not None:
+            before = events.frame("reference", ending.reference_card, ascii_only=self._wish.ascii_only)
+        return before + events.frame(event, data, event_id=self._event_id(), ascii_only=self._wish.ascii_only)
 
     async def _send(self, body: bytes, *, is_last: bool = False) -> None:
         await self._finish(
@@ -377,6 +426,17 @@ async def _raise(error: Exception) -> None:
     raise error
 
 
+def tool_data(note: ToolNote) -> dict[str, Any]:
+    """Return what `tool` says; arguments that are too long to be shown are left out."""
+    said: dict[str, Any] = {"callId": note.id, "name": note.name}
+    if len(note.arguments) <= TOOL_ARGUMENTS_MAX_CHARS:
+        try:
+            said["arguments"] = orjson.loads(note.arguments or "{}")
+        except orjson.JSONDecodeError:
+            said["arguments"] = note.arguments
+    return {**said, "status": note.status, "ms": note.ms}
+
+
 def done_data(buffer: ReplyBuffer, ending: Ending) -> dict[str, Any]:
     """Return what `done` says."""
     return {
@@ -417,6 +477,8 @@ async def _relay_reply(
                 raise Unavailable(retry_after_seconds=1)
             if not is_there:
                 raise BadRequest("bad_event_id")
+        if "tool" in wish.include:
+            await engine().load_tools(buffer)
         await request.send(
             {
                 "type": "http.response.start",

@@ -94,6 +94,26 @@ async def enriched(
     return combine(prompt, passages, answers, locale=asked.locale)
 
 
+async def with_passages(
+    site_id: int, question_id: int, prompt: tuple[ChatMessage, ...], *, trace: Mapping[str, Any]
+) -> Enriched:
+    """Return the prompt with what the site's documents say to its question, whatever the site's setting says.
+
+    Never fails, as `enriched`.
+    """
+    try:
+        async with asyncio.timeout(ALL_SECONDS):
+            asked = await db.unit(read_asked, site_id, question_id)
+            if asked is None:
+                return Enriched(prompt)
+            passages = await _find(site_id, replace(asked, knowledge="before"), trace)
+    except Exception as error:
+        # As above: a model can answer without it.
+        log.warning("context_failed", extra={**trace, "error": type(error).__name__})
+        return Enriched(prompt)
+    return combine(prompt, passages, (), locale=asked.locale)
+
+
 def read_asked(site_id: int, question_id: int) -> Asked | None:
     """Return a question with its page, its member and the site's sources for that page; None when it is gone."""
     with tenant(site_id):

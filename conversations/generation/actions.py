@@ -18,7 +18,7 @@ from conversations.history.actions import shorten_title
 from conversations.history.idempotency import claim_key
 from conversations.models import Generation, Message, site_setting
 from conversations.models.conversations import CONTENT_MAX_CHARS, PREVIEW_CHARS
-from conversations.models.site_settings import setting_of
+from conversations.models.site_settings import offered_tools, setting_of
 from conversations.tenancy.access import OpenChat, access_reply, open_chat
 from conversations.tenancy.grants import KeysOfMember, read_keys
 from conversations.tenancy.resolve import approved_member_for
@@ -55,6 +55,10 @@ class Started:
     allows_stand_in: bool = True
     midstream_failover: Way = "off"
     keys: KeysOfMember | None = None
+    tools: tuple[str, ...] = ()
+    tool_rounds: int = 5
+    searches_by_tool: bool = False
+    """Whether the model searches what the site knows, or, when it has no tools, that is done for it."""
     wants_context: bool = False
     """Whether the prompt may get something beside the conversation: context/enrich.py."""
 
@@ -249,6 +253,9 @@ def _started(
         keys=read_keys(chat.site_id, chat.membership_id)
         if setting_of(chat.site_settings, "member_keys")
         else None,
+        tools=offered_tools(chat.site_settings),
+        tool_rounds=setting_of(chat.site_settings, "tool_rounds"),
+        searches_by_tool=setting_of(chat.site_settings, "knowledge") == "tool",
         wants_context=has_page or setting_of(chat.site_settings, "knowledge") == "before",
     )
 

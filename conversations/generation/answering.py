@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 
@@ -14,11 +14,12 @@ from django.conf import settings
 
 from conversations import db
 from conversations.context.cards import card_from_documents, merge_cards
-from conversations.context.enrich import enriched
+from conversations.context.enrich import enriched, with_passages
 from conversations.context.prompt import estimate_tokens
 from conversations.generation import metrics
 from conversations.generation.buffer import Ending
 from conversations.generation.ledger import estimated_cost, ledger_values
+from conversations.generation.rounds import Rounds, asked_in_round, ending_of_rounds
 from conversations.generation.runs import Attempt, Run
 from conversations.generation.seam import Asking, Seam, StartedAnew, asking_of, continuation
 from conversations.generation.store import DatabaseAway, Store
@@ -45,19 +46,28 @@ class Answerer:
         self._store = store
         self._pool = pool
         self._writer = writer
+        self._rounds = Rounds(self.tell_ledger)
 
     async def generate(self, run: Run) -> Ending:
+        """Ask for the reply, and go on for as long as the model asks for tools; return how it ended."""
+        if run.started.wants_context:
+            await _enrich(run)
+        await self._rounds.open(run)
+        self._pool.count_reply()
+        while True:
+            ending = ending_of_rounds(run, await self._answer(run))
+            if not await self._rounds.go_on(run, ending):
+                return ending
+
+    async def _answer(self, run: Run) -> Ending:
         """Ask one endpoint after the other until one has said something; return how it ended."""
         failure: ProviderError | None = None
         way = run.started.midstream_failover
-        if run.started.wants_context:
-            await _enrich(run)
-        self._pool.count_reply()
         snapshot = registry.loaded()
         if snapshot is None:
             snapshot = await db.unit(registry.current)
         snapshot = usable_by(snapshot, run.started.site_id, run.started.keys)
-        for endpoint in self._pool.attempts(snapshot, lambda endpoint: _may_be_asked(run, endpoint)):
+        for endpoint in self._candidates(run, snapshot):
             try:
                 with self._pool.breaker(endpoint).call():
                     if failure is not None:
@@ -65,7 +75,7 @@ class Answerer:
                     return await self._ask(run, endpoint)
             except ProviderError as error:
                 failure = error
-                if not _is_worth_another(error, run.chars) or (run.chars and way == "off"):
+                if not _is_worth_another(error, run.said_chars) or (run.said_chars and way == "off"):
                     return Ending("failed", error_code=error.public_code)
         if failure is None or run.attempt.endpoint is None:
             usable = [e for e in snapshot.endpoints if run.started.allows_stand_in or not e.is_stand_in]
@@ -83,16 +93,39 @@ class Answerer:
         except ProviderError as error:
             return Ending("failed", error_code=error.public_code)
 
+    def _candidates(self, run: Run, snapshot: registry.Snapshot) -> Iterator[EndpointConfig]:
+        """Yield the endpoints to try; results of tools go to the one that asked for them first.
+
+        Whatever its limits say: they let this reply begin, and must not end it half way.
+        """
+        kept = run.endpoint
+        if kept is not None and _may_be_asked(run, kept):
+            yield kept
+        for endpoint in self._pool.attempts(snapshot, lambda endpoint: _may_be_asked(run, endpoint)):
+            if kept is None or endpoint.key != kept.key:
+                yield endpoint
+
     async def _ask(self, run: Run, endpoint: EndpointConfig) -> Ending:
         """Ask one endpoint for the reply, or for its rest; tell breaker, trace and attempt what came.
 
         Within its breaker's `call`.
         """
+        if run.started.searches_by_tool and not endpoint.has_tools and not run.has_searched:
+            await _search_first(run)
         so_far, thoughts = run.buffer.final_text() if run.chars else ("", "")
         run.attempt.began_at = (len(so_far), len(thoughts))
+        so_far = so_far[run.round_at[0] :]
         asking = asking_of(endpoint, run.started.midstream_failover)
-        messages = continuation(run.started.prompt, so_far, asking)
-        request = ChatRequest(messages, is_begun=bool(so_far) and asking == "prefix")
+        messages, tools = asked_in_round(run, endpoint)
+        messages = continuation(messages, so_far, asking)
+        request = ChatRequest(
+            messages,
+            is_begun=bool(so_far) and asking == "prefix",
+            tools=tools,
+            tool_choice="auto" if tools else None,
+        )
+        run.attempt.has_tools = bool(tools)
+        run.endpoint = endpoint
         if endpoint.keeps_sessions:
             request = await self._with_session(run, endpoint, request)
             if so_far:  # which no session of the vendor's has seen: it gets the history, and never both
@@ -175,7 +208,7 @@ class Answerer:
             },
         )
         is_too_long = False
-        is_first_to_speak = not any(attempt.began_at)
+        is_first_to_speak = attempt.began_at == run.round_at
         unshown_chars = 0
         seam = Seam(so_far, asking) if so_far else None
         over: StartedAnew | None = None
@@ -263,6 +296,8 @@ class Answerer:
 
     def _first_token(self, run: Run) -> None:
         run.attempt.first_token = run.attempt.last_token
+        if run.round_chars:
+            return  # the reply has spoken before, in an earlier round
         seconds = run.attempt.first_token - run.accepted
         metrics.FIRST_TOKEN_SECONDS.observe(seconds)
         log.info("reply_first_token", extra={**run.trace(), "seconds": round(seconds, 4)})
@@ -276,9 +311,13 @@ class Answerer:
         values = {
             **ledger_values(run),
             "message": run.started.reply_id,
+            "attempt_status": "failed",
             "error_code": error.code,
+            "finish_reason": "",
             "request_id": error.provider_request_id or "",
             "next_from": len(content),
+            "tokens_source": "estimated",
+            "tools": None,
             **cost,
         }
         # Both before anything is awaited: who is stopped meanwhile is sealed as the next attempt.
@@ -325,6 +364,15 @@ class Answerer:
         )
 
 
+async def _search_first(run: Run) -> None:
+    """Search what the site knows for a model that cannot ask for it, as if the site wanted that always."""
+    run.has_searched = True
+    started = run.started
+    given = await with_passages(started.site_id, started.user_message_id, started.prompt, trace=run.trace())
+    run.started = replace(started, prompt=given.prompt)
+    run.card = merge_cards(run.card, given.card)
+
+
 async def _enrich(run: Run) -> None:
     """Give the prompt what the site knows and what the member's page says, once for all attempts."""
     given = await enriched(run.started.site_id, run.started.user_message_id, run.started.prompt, trace=run.trace())
@@ -346,6 +394,6 @@ def _may_be_asked(run: Run, endpoint: EndpointConfig) -> bool:
     """Whether an endpoint may get this reply: one that cannot go on with a text gets only what has none."""
     if endpoint.is_stand_in and not run.started.allows_stand_in:
         return False
-    if not run.chars or asking_of(endpoint, run.started.midstream_failover) != "none":
+    if not run.said_chars or asking_of(endpoint, run.started.midstream_failover) != "none":
         return True
-    return not run.buffer.final_text()[0]
+    return not run.buffer.final_text()[0][run.round_at[0] :]

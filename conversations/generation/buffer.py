@@ -30,6 +30,21 @@ class Ending:
     reference_card: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ToolNote:
+    """What readers who ask for it are told of one run of a tool; `at` is where in the reply it was asked for.
+
+    The id is that of its row: it was stored before it can be read.
+    """
+
+    id: int
+    at: tuple[int, int]
+    name: str
+    arguments: str
+    status: Literal["started", "done", "failed"]
+    ms: int | None = None
+
+
 class Stretches:
     """A text that only grows, kept in the pieces it was committed in; offsets are code points."""
 
@@ -90,7 +105,9 @@ class ReplyBuffer:
         "readers",
         "reasoning",
         "site_id",
+        "tools",
         "waiting_chars",
+        "wants_tools",
     )
 
     def __init__(self, message_id: int, *, site_id: int, created_at: str) -> None:
@@ -107,6 +124,10 @@ class ReplyBuffer:
         self.first_commit_at = 0.0
         self.waiting_chars = 0
         """Code points that upstream has said and the log does not yet hold."""
+        self.tools: dict[int, ToolNote] = {}
+        """Runs of tools by id, in the order in which they were asked for."""
+        self.wants_tools = False
+        """A reader of this mirror wants to hear of tools."""
         self.on_fresh: Callable[[ReplyBuffer], None] | None = None
         self.readers: list[Callable[[], None]] = []
         """Called after each commit, in the commit itself: they must be quick and must not raise."""
@@ -184,6 +205,12 @@ class ReplyBuffer:
             reasoning = "".join(self._fresh_reasoning)
             self._fresh_reasoning.clear()
         return text, reasoning
+
+    def note_tool(self, note: ToolNote) -> None:
+        """Let readers know of a run of a tool, or how it went; what is said twice wakes nobody."""
+        if self.tools.get(note.id) != note:
+            self.tools[note.id] = note
+            self.wake()
 
     def lose(self) -> None:
         """Let every subscriber go without a terminal event; each resumes elsewhere by its position."""

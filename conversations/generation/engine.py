@@ -34,6 +34,7 @@ from conversations.generation.buffer import Ending, ReplyBuffer
 from conversations.generation.ledger import log_end, seal_values
 from conversations.generation.runs import Attempt, Interruption, Run, ending_of_interruption
 from conversations.generation.store import DatabaseAway, Store
+from conversations.generation.tool_rows import notes_of
 from conversations.generation.watch import OwnerTail, ending_of, fill
 from conversations.generation.writer import Writer
 from providers import pool as pools
@@ -639,6 +640,19 @@ class Engine:
             yield mirror
         finally:
             tail.unwatch(message_id)
+
+    async def load_tools(self, buffer: ReplyBuffer) -> None:
+        """Let a buffer know of the tools that ran for its reply; those that run here are known already.
+
+        A mirror hears of further ones from now on.
+        """
+        run = self._runs.get(buffer.message_id)
+        if run is not None and run.buffer is buffer:
+            return
+        buffer.wants_tools = True
+        is_running = buffer.ending is None
+        for note in notes_of(await self.store.read_tools(buffer.message_id), is_running=is_running):
+            buffer.note_tool(note)
 
     def _tail_of(self, owner: int) -> OwnerTail:
         tail = self._tails.get(owner)

@@ -32,7 +32,7 @@ def ledger_values(run: Run) -> dict[str, Any]:
         "credential": kind_of(attempt.endpoint.credential if attempt.endpoint else ""),
         "continued_from": attempt.began_at[0],
         "prompt_messages": len(run.started.prompt),
-        "prompt_chars": sum(len(message.content) for message in run.started.prompt),
+        "prompt_chars": sum(message.chars for message in run.started.prompt),
         "called_ago": ago(attempt.called),
         "first_token_ago": ago(attempt.first_token),
         "last_token_ago": ago(attempt.last_token),
@@ -73,6 +73,31 @@ def seal_values(run: Run, ending: Ending) -> dict[str, Any]:
         "request_id": (request_id or "")[:200],
         **cost,
         "tokens_source": "provider" if usage and not usage.is_estimated else "estimated",
+        "tools": run.attempt.tools or None,
+    }
+
+
+def round_values(run: Run) -> dict[str, Any]:
+    """Return what the ledger keeps of a call of the model that ended by asking for tools."""
+    finished = run.attempt.finished
+    assert finished is not None
+    usage = finished.usage
+    cost = estimated_cost(run)
+    if usage is not None:
+        endpoint = run.attempt.endpoint
+        price = endpoint.cost_micros(usage.input_tokens, usage.output_tokens) if endpoint else None
+        cost = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost_micros": price}
+    return {
+        **ledger_values(run),
+        "message": run.started.reply_id,
+        "attempt_status": "complete",
+        "error_code": "",
+        "finish_reason": (finished.finish_reason or "")[:64],
+        "request_id": (finished.request_id or "")[:200],
+        "tokens_source": "provider" if usage and not usage.is_estimated else "estimated",
+        "tools": run.attempt.tools or None,
+        "next_from": len(run.buffer.final_text()[0]),
+        **cost,
     }
 
 
@@ -85,6 +110,8 @@ def estimated_cost(run: Run) -> dict[str, Any]:
     content, reasoning = run.buffer.final_text()
     said = estimate_tokens(content[attempt.began_at[0] :]) + estimate_tokens(reasoning[attempt.began_at[1] :])
     said += estimate_tokens("".join(attempt.unshown))
+    if attempt.finished is not None:
+        said += sum(estimate_tokens(f"{call.name}{call.arguments}") for call in attempt.finished.tool_calls)
     gave_nothing = attempt.error is not None and not attempt.first_token
     asked = attempt.asked_tokens if attempt.called and not gave_nothing else 0
     return {

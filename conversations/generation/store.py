@@ -93,7 +93,7 @@ WITH me AS ({FENCE}),
                finish_reason = coalesce(%(finish_reason)s, ''),
                vendor_request_id = %(request_id)s, input_tokens = %(input_tokens)s,
                output_tokens = %(output_tokens)s, tokens_source = %(tokens_source)s,
-               cost_micros = %(cost_micros)s,
+               cost_micros = %(cost_micros)s, tools = %(tools)s,
                prompt_messages = %(prompt_messages)s, prompt_chars = %(prompt_chars)s,
                continued_from = %(continued_from)s,
                endpoint_id = (SELECT id FROM used), endpoint_name = %(endpoint_name)s, model = %(model)s,
@@ -114,7 +114,8 @@ WITH me AS ({FENCE}),
      used AS ({USED}),
      ended AS (
         UPDATE conversations_generation attempt
-           SET status = 'failed', error_code = %(error_code)s, vendor_request_id = %(request_id)s,
+           SET status = %(attempt_status)s, error_code = %(error_code)s, vendor_request_id = %(request_id)s,
+               finish_reason = %(finish_reason)s, tokens_source = %(tokens_source)s, tools = %(tools)s,
                endpoint_id = (SELECT id FROM used), endpoint_name = %(endpoint_name)s, model = %(model)s,
                credential = %(credential)s,
                prompt_messages = %(prompt_messages)s, prompt_chars = %(prompt_chars)s,
@@ -126,7 +127,9 @@ WITH me AS ({FENCE}),
                upstream_closed_at = clock_timestamp() - %(closed_ago)s * interval '1 second',
                finished_at = clock_timestamp()
           FROM me WHERE attempt.message_id = %(message)s AND attempt.attempt = %(attempt)s
-     RETURNING attempt.site_id, attempt.queued_at)
+     RETURNING attempt.site_id,
+               CASE WHEN %(attempt_status)s = 'complete' THEN clock_timestamp() ELSE attempt.queued_at END
+                   AS queued_at)
 INSERT INTO conversations_generation
        (site_id, message_id, attempt, endpoint_name, model, worker_id, status, error_code, finish_reason,
         vendor_request_id, prompt_messages, prompt_chars, continued_from, tokens_source, queued_at)
@@ -208,6 +211,10 @@ SELECT is_dead, seen_at < clock_timestamp() - %(lease)s * interval '1 second', f
   FROM conversations_worker WHERE id = %(worker)s
 """
 ENDED = REPLY + " AND status <> 'streaming'"
+TOOLS = """
+SELECT reply_to_id, id, status, content FROM conversations_message
+ WHERE reply_to_id = ANY(%(ids)s) AND role = 'tool' ORDER BY id
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +243,8 @@ class Glance:
     log: list[tuple[int, str]]
     owner_is_gone: bool
     folded_sequence: int
+    tools: list[tuple[int, int, str, str]]
+    """Runs of tools: reply, id, status, content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +377,8 @@ class Store:
         values = {
             **values,
             **{
-                name: None if values[name] is None else Jsonb(values[name]) for name in ("usage", "reference_card")
+                name: None if values[name] is None else Jsonb(values[name])
+                for name in ("usage", "reference_card", "tools")
             },
         }
         async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
@@ -396,7 +406,8 @@ class Store:
             await connection.execute(KEEP_VENDOR_SESSION, {**values, "site": site_id})
 
     async def next_attempt(self, site_id: int, values: dict[str, Any]) -> None:
-        """Close the ledger row of a failed attempt and open the next one."""
+        """Close the ledger row of an attempt that failed, or asked for tools, and open the next one."""
+        values = {**values, "tools": None if values["tools"] is None else Jsonb(values["tools"])}
         async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
             await connection.execute("SELECT set_config('app.site_id', %s, true)", [str(site_id)])
             await connection.execute(NEXT_ATTEMPT, values)
@@ -462,12 +473,26 @@ class Store:
             row = await cursor.fetchone()
         return None if row is None else StoredReply(*row)
 
+    async def read_tools(self, message_id: int) -> list[tuple[int, str, str]]:
+        """Return the runs of tools of one reply as stored: id, status, content."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(TOOLS, {"ids": [message_id]})
+            return [(row[1], row[2], row[3]) for row in await cursor.fetchall()]
+
     async def glance(
-        self, *, worker: int, after: int, watched: Sequence[int], fresh: Sequence[int], lease: float
+        self,
+        *,
+        worker: int,
+        after: int,
+        watched: Sequence[int],
+        fresh: Sequence[int],
+        with_tools: Sequence[int],
+        lease: float,
     ) -> Glance:
         """Return, in one snapshot, what the owner logged since `after`, and which watched replies ended.
 
-        For replies in `fresh` the folded chunks come along; the caller asks with `after=0` then.
+        For replies in `fresh` the folded chunks come along; the caller asks with `after=0` then. Tools come
+        along only for replies whose readers ask for them.
         """
         async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -475,6 +500,7 @@ class Store:
             ended = await connection.execute(ENDED, {"ids": list(watched)})
             log = await connection.execute(LOG, {"worker": worker, "after": after})
             chunks = await connection.execute(CHUNKS, {"ids": list(fresh)})
+            tools = await connection.execute(TOOLS, {"ids": list(with_tools)}) if with_tools else None
             state = await owner.fetchone()
             return Glance(
                 ended=[StoredReply(*row) for row in await ended.fetchall()],
@@ -482,6 +508,7 @@ class Store:
                 log=cast(Any, await log.fetchall()),
                 owner_is_gone=state is None or bool(state[0]) or bool(state[1]),
                 folded_sequence=0 if state is None else int(state[2]),
+                tools=cast(Any, await tools.fetchall()) if tools is not None else [],
             )
 
     async def request_stop(self, message_id: int, *, owner: int) -> None:

@@ -14,6 +14,7 @@ import orjson
 
 from conversations.generation.buffer import Ending, ReplyBuffer
 from conversations.generation.store import DatabaseAway, Glance, Store, StoredReply
+from conversations.generation.tool_rows import notes_of
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class OwnerTail:
                         after=0 if fresh else self._sequence,
                         watched=list(self._mirrors),
                         fresh=list(fresh),
+                        with_tools=[key for key, mirror in self._mirrors.items() if mirror.wants_tools],
                         lease=self._lease_seconds,
                     )
             except DatabaseAway as error:
@@ -142,6 +144,11 @@ class OwnerTail:
             if (mirror := self._mirrors.get(message_id)) is not None and message_id not in self._fresh:
                 mirror.is_loaded = True
                 mirror.wake()
+        ended = {stored.message_id for stored in glance.ended}
+        for message_id, row_id, status, content in glance.tools:
+            if (mirror := self._mirrors.get(message_id)) is not None:
+                for note in notes_of([(row_id, status, content)], is_running=message_id not in ended):
+                    mirror.note_tool(note)
         for stored in glance.ended:
             buffer = self._mirrors.pop(stored.message_id, None)
             self._fresh.discard(stored.message_id)

@@ -54,6 +54,7 @@ def history_page(
         said = Message.objects.for_site(membership.site_id).filter(
             conversation=OuterRef("pk"), content__icontains=q
         )
+        said = said.exclude(role=Message.Role.TOOL)
         rows = rows.filter(Q(title__icontains=q) | Exists(said))
     total = rows.count()
     if cursor is not None:
@@ -194,8 +195,9 @@ def with_running_text(messages: list[Message]) -> list[Message]:
 
 
 def _messages_of(conversation: Conversation) -> QuerySet[Message]:
+    """Return what was said; runs of tools are kept for staff, and no part of the history."""
     rows: QuerySet[Message] = Message.objects.for_site(conversation.site_id).filter(conversation=conversation)
-    return rows
+    return rows.exclude(role=Message.Role.TOOL)
 
 
 def _by_key(rows: QuerySet[Message], items: list[Message], limit: int) -> Page:

@@ -14,6 +14,7 @@ from conversations.models.sites import (
     User,
     site_setting,
 )
+from conversations.models.tools import SiteTool
 from conversations.models.voice import InternalCaller, InternalNonce, VoiceScene, VoiceSession
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ReplyChunk",
     "ScopedManager",
     "Site",
+    "SiteTool",
     "StreamTicket",
     "TenantModel",
     "UnscopedQuery",

@@ -146,9 +146,10 @@ class Message(TenantModel):
             ),
         ]
         indexes = [
-            # Read by the message list and by the prompt window: ORDER BY id DESC LIMIT n.
-            models.Index(fields=["site", "conversation", "-id"], name="message_by_chat"),
-            # Read by regenerate, which numbers the versions of one answer.
+            # Read by the message list and by the prompt window: ORDER BY id DESC LIMIT n. With the role: runs
+            # of tools are left out of the list and pages are counted off in the index alone.
+            models.Index(fields=["site", "conversation", "-id"], include=["role"], name="message_by_chat"),
+            # Read by regenerate, which numbers the versions of one answer, and by readers of a reply's tools.
             models.Index(fields=["reply_to"], condition=Q(reply_to__isnull=False), name="message_by_question"),
             # Read by the sweeper, when a worker is declared dead.
             models.Index(fields=["worker_id"], condition=Q(status="streaming"), name="message_running"),

@@ -139,6 +139,8 @@ class Generation(TenantModel):
     last_token_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     upstream_closed_at = models.DateTimeField(null=True)
+    # What this call of the model asked of tools: [{"name", "ms", "outcome", "problem"}]; None: nothing.
+    tools = models.JSONField(null=True)
 
     objects: ClassVar[ScopedManager] = ScopedManager(member_path="message__conversation__membership_id")
 

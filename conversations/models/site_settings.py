@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,10 +28,19 @@ DEFAULTS: Mapping[str, Any] = {
     "member_keys": False,
     "voice_max_minutes": 60,
     "knowledge": "off",
+    "tools": [],
+    "tool_rounds": 5,
 }
 
 PROMPT_MAX_CHARS = 32_768
-INTEGER_BOUNDS = {"history_messages": (0, 200), "retention_days": (0, 36_500), "voice_max_minutes": (1, 1440)}
+TOOLS_MAX = 32
+TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
+INTEGER_BOUNDS = {
+    "history_messages": (0, 200),
+    "retention_days": (0, 36_500),
+    "voice_max_minutes": (1, 1440),
+    "tool_rounds": (1, 20),
+}
 CHOICES = {
     "midstream_failover": ("off", "on", "prefix", "instruction"),
     "knowledge": ("off", "before", "tool"),
@@ -58,6 +68,13 @@ def validate_site_settings(settings: object) -> None:
         elif key in CHOICES:
             if value not in CHOICES[key]:
                 raise ValueError(f"{key}: must be one of {', '.join(CHOICES[key])}")
+        elif key == "tools":
+            if (
+                not isinstance(value, list)
+                or len(value) > TOOLS_MAX
+                or not all(isinstance(name, str) and TOOL_NAME.match(name) for name in value)
+            ):
+                raise ValueError(f"{key}: must be a list of at most {TOOLS_MAX} names of tools")
         elif key == "system_prompt":
             if not isinstance(value, str) or len(value) > PROMPT_MAX_CHARS or "\0" in value:
                 raise ValueError(f"{key}: must be a text of at most 32768 characters")
@@ -71,6 +88,14 @@ def validate_site_settings(settings: object) -> None:
 def setting_of(settings: Mapping[str, Any], key: str) -> Any:
     """Return one setting of a site, or its default."""
     return settings.get(key, DEFAULTS[key])
+
+
+def offered_tools(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the tools that a site offers: its list, and the search that its documents ask for."""
+    names = [*setting_of(settings, "tools")]
+    if setting_of(settings, "knowledge") == "tool":
+        names.append("search_knowledge")
+    return tuple(dict.fromkeys(names))
 
 
 def reuse_seconds(settings: Mapping[str, Any], context_type: str) -> int:

@@ -131,7 +131,7 @@ def access_message(membership: Membership, message_id: int | str) -> Message:
 
     Raises: NotFound.
     """
-    rows = Message.objects.visible_to(membership).select_related("conversation")
+    rows = Message.objects.visible_to(membership).select_related("conversation").exclude(role=Message.Role.TOOL)
     message: Message | None = rows.filter(pk=row_id(message_id), conversation__deleted_at__isnull=True).first()
     if message is None:
         raise NotFound

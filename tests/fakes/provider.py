@@ -13,6 +13,10 @@ connection after the reply), `times` (the fault strikes only that often, then al
 provider, see --name: for all others there is no fault and no delay; `at=A,B after=5,9 fault=cut,500` gives each
 its own), `think` (that many thoughts before the reply).
 
+`tool` names tools to ask for (joined by commas), when the request offers any: `args` is what their arguments say,
+`rounds` how often (default 1), `say` tokens before each call, `ids=0` leaves out the ids of the calls,
+`tooldelay` ms before the call. Once the tools have answered, the tokens follow.
+
 When the last message is the assistant's, the reply goes on after that text, or is refused with 400 when it is
 not what this provider would have said. So it does when a user message follows that tells it to go on (`GO_ON`);
 `runup` is how many characters it then says again first, as models like to do.
@@ -364,6 +368,14 @@ class Exchange:
         keep = self.words.get("keep") != "0" and self.words.get("te") != "close"
         if self.words.get("delay"):
             await self.wait(self.number("delay", 0) / 1000)
+        if self.words.get("tool") and self.body.get("tools"):
+            done = 0
+            for message in reversed(self.body.get("messages") or []):
+                if message.get("role") == "user":
+                    break
+                done += bool(message.get("tool_calls"))
+            if done < self.number("rounds", 1):
+                return await self.ask_for_tools(done)
         if self.begun and not expected_text(int(self.number("seed", 1)), n).startswith(self.begun):
             await self.fail(400, code="foreign_beginning")
             return keep
@@ -622,6 +634,30 @@ class Exchange:
         await self.head()
         await self.tokens(after)
         await self.end("content_filter")
+        return True
+
+    async def ask_for_tools(self, done: int) -> bool:
+        """Say some tokens, then ask for the tools of the directive, their arguments in pieces."""
+        await self.head()
+        await self.tokens(int(self.number("say", 0)))
+        await self.wait(self.number("tooldelay", 0) / 1000)
+        arguments = self.words.get("args", "{}")
+        for index, name in enumerate(self.words["tool"].split(",")):
+            first: dict[str, Any] = {
+                "index": index,
+                "type": "function",
+                "function": {"name": name, "arguments": ""},
+            }
+            if self.words.get("ids") != "0":
+                first["id"] = f"call_{done}_{index}"
+            half = len(arguments) // 2
+            for call in (
+                first,
+                {"index": index, "function": {"arguments": arguments[:half]}},
+                {"index": index, "function": {"arguments": arguments[half:]}},
+            ):
+                await self.event(self.chunk_json(json.dumps({"tool_calls": [call]}, ensure_ascii=False)))
+        await self.end("tool_calls")
         return True
 
     async def do_toolcall(self, n: int, after: int) -> bool:

@@ -17,6 +17,7 @@ from conversations.models import (
     Message,
     PageSource,
     Site,
+    SiteTool,
     User,
     VoiceScene,
     VoiceSession,
@@ -54,6 +55,7 @@ class Staff:
     caller: InternalCaller
     document: Document
     page: PageSource
+    tool: SiteTool
 
 
 def make_manager(site: Site, username: str) -> Membership:
@@ -107,6 +109,9 @@ def make_staff(world: World) -> Staff:
         ),
         page=PageSource.across_sites.create(
             site=world.acorn, name=f"{SECRET}页面", page=f"{SECRET}*", template=f"{SECRET}内容"
+        ),
+        tool=SiteTool.across_sites.create(
+            site=world.acorn, name="tool", description=f"{SECRET}工具", url="https://api.example.com/"
         ),
     )
 

@@ -43,6 +43,7 @@ def victims(staff: Staff) -> dict[type[models.Model], int]:
         "conversations.conversation": staff.chat.pk,
         "conversations.generation": staff.attempt.pk,
         "conversations.user": staff.world.alice.user_id,
+        "conversations.sitetool": staff.tool.pk,
         "conversations.worker": staff.attempt.worker_id,
         "conversations.voicescene": staff.scene.pk,
         "conversations.voicesession": staff.room.pk,
@@ -82,7 +83,7 @@ def everything() -> dict[str, list[object]]:
 
 def test_every_admin_of_a_tenant_table_is_scoped() -> None:
     ours = [m for m in admin.site._registry.values() if m.model._meta.app_label == "conversations"]
-    assert len(ours) == 11
+    assert len(ours) == 12
     assert all(isinstance(model_admin, ScopedAdmin) for model_admin in ours)
 
 

@@ -35,6 +35,7 @@ def filled(**changes: Any) -> dict[str, Any]:
         "setting_stand_in": "on",
         "setting_midstream_failover": "off",
         "setting_knowledge": "off",
+        "setting_tool_rounds": "5",
         **changes,
     }
 
@@ -71,6 +72,8 @@ def test_every_setting_can_be_changed_and_is_shown_again(world: World, manager: 
         "setting_stand_in": "",
         "setting_midstream_failover": "prefix",
         "setting_knowledge": "before",
+        "setting_tools": ["current_time", "page_text"],
+        "setting_tool_rounds": "3",
     }
     assert save(manager, world.acorn, **changes) == {}
     assert world.acorn.settings == {
@@ -82,6 +85,8 @@ def test_every_setting_can_be_changed_and_is_shown_again(world: World, manager: 
         "stand_in": False,
         "midstream_failover": "prefix",
         "knowledge": "before",
+        "tools": ["current_time", "page_text"],
+        "tool_rounds": 3,
     }
     page = manager.get(reverse("admin:conversations_site_change", args=[world.acorn.pk])).content.decode()
     assert "自定义" in page and 'value="7"' in page

@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from conversations.errors import BadRequest, NotFound
 from conversations.history import queries
-from conversations.models import Conversation
+from conversations.models import Conversation, Message
+from conversations.tenancy.access import access_message
 from tests.world import (
     World,
     fold_text,
@@ -220,3 +221,29 @@ def test_a_reply_that_was_sealed_meanwhile_shows_its_stored_text(world: World) -
 )
 def test_pieces_fold_by_offset_up_to_the_first_gap(pieces: list[tuple[int, str]], text: str) -> None:
     assert queries.fold(pieces) == text
+
+
+def test_runs_of_tools_are_no_part_of_the_history(world: World) -> None:
+    chat = make_conversation(world.alice)
+    question, reply = make_exchange(chat)
+    tool = Message.across_sites.create(
+        site_id=chat.site_id,
+        conversation=chat,
+        role="tool",
+        content='{"name":"查机密","at":[0,0]}',
+        reply_to=reply,
+        created_at=timezone.now(),
+    )
+    for page in (
+        queries.message_page(chat),
+        queries.messages_before(chat, tool.pk + 1),
+        queries.messages_after(chat, 0),
+        queries.messages_around(chat, reply.pk),
+    ):
+        assert [item.pk for item in page.items] == [question.pk, reply.pk]
+        assert page.total == 2
+    assert queries.history_page(world.alice, q="查机密").total == 0
+    with pytest.raises(NotFound):
+        queries.messages_around(chat, tool.pk)
+    with pytest.raises(NotFound):
+        access_message(world.alice, tool.pk)
