@@ -92,7 +92,7 @@ class Answerer:
         run.attempt.began_at = (len(so_far), len(thoughts))
         asking = asking_of(endpoint, run.started.midstream_failover)
         messages = continuation(run.started.prompt, so_far, asking)
-        request = ChatRequest(messages, is_begun=bool(so_far) and asking == "prefix")
+        request = ChatRequest(messages, params=run.started.params, is_begun=bool(so_far) and asking == "prefix")
         if endpoint.keeps_sessions:
             request = await self._with_session(run, endpoint, request)
             if so_far:  # which no session of the vendor's has seen: it gets the history, and never both

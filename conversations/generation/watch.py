@@ -142,6 +142,10 @@ class OwnerTail:
             if (mirror := self._mirrors.get(message_id)) is not None and message_id not in self._fresh:
                 mirror.is_loaded = True
                 mirror.wake()
+        for message_id in glance.gone:
+            self._fresh.discard(message_id)
+            if (mirror := self._mirrors.pop(message_id, None)) is not None:
+                mirror.lose()
         for stored in glance.ended:
             buffer = self._mirrors.pop(stored.message_id, None)
             self._fresh.discard(stored.message_id)

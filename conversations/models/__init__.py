@@ -15,6 +15,7 @@ from conversations.models.sites import (
     site_setting,
 )
 from conversations.models.voice import InternalCaller, InternalNonce, VoiceScene, VoiceSession
+from conversations.models.voice_turns import VoiceTurn
 
 __all__ = [
     "Conversation",
@@ -42,6 +43,7 @@ __all__ = [
     "VendorSession",
     "VoiceScene",
     "VoiceSession",
+    "VoiceTurn",
     "Worker",
     "WorkerLog",
     "site_setting",
