@@ -17,6 +17,7 @@ from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
     UnfoldBooleanSwitchWidget,
 )
 
@@ -24,6 +25,7 @@ from conversations.admin.base import ScopedAdmin, chip, is_superuser
 from conversations.admin.grants import endpoints_of_site
 from conversations.models import Site
 from conversations.models.site_settings import (
+    APOLOGY_MAX_CHARS,
     DEFAULTS,
     INTEGER_BOUNDS,
     PROMPT_MAX_CHARS,
@@ -117,6 +119,13 @@ class SiteForm(forms.ModelForm):
         widget=UnfoldAdminSelectWidget(),
         help_text=_("Whether answers lean on the documents of this site."),
     )
+    setting_voice_apology = forms.CharField(
+        label=_("Spoken apology"),
+        required=False,
+        max_length=APOLOGY_MAX_CHARS,
+        widget=UnfoldAdminTextInputWidget(),
+        help_text=_("What is said in a voice room when a reply fails; empty: nothing."),
+    )
     setting_ascii_stream = forms.BooleanField(
         label=_("ASCII streams"),
         required=False,
@@ -191,7 +200,7 @@ class SiteAdmin(ScopedAdmin):
             },
         ),
         (_("Models"), {"fields": ("endpoints", "setting_member_keys")}),
-        (_("Voice"), {"fields": ("setting_voice_max_minutes",)}),
+        (_("Voice"), {"fields": ("setting_voice_max_minutes", "setting_voice_apology")}),
         (
             _("Conversations"),
             {"fields": ("setting_context_reuse_seconds", "setting_retention_days", "setting_ascii_stream")},
