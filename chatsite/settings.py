@@ -228,6 +228,7 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "conversations.api.openapi.add_streams",
         "conversations.api.openapi_rooms.add_rooms",
+        "conversations.api.openapi_callback.add_callback",
         "conversations.api.openapi.add_problems",
     ],
     "ENUM_NAME_OVERRIDES": {

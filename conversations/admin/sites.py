@@ -18,6 +18,7 @@ from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
     UnfoldBooleanSwitchWidget,
 )
 
@@ -26,6 +27,7 @@ from conversations.admin.grants import endpoints_of_site
 from conversations.context.offers import known_tools
 from conversations.models import Site
 from conversations.models.site_settings import (
+    APOLOGY_MAX_CHARS,
     DEFAULTS,
     INTEGER_BOUNDS,
     PROMPT_MAX_CHARS,
@@ -134,6 +136,13 @@ class SiteForm(forms.ModelForm):
         widget=UnfoldAdminIntegerFieldWidget(),
         help_text=_("How often the model may ask for tools in one reply; then it is told to answer."),
     )
+    setting_voice_apology = forms.CharField(
+        label=_("Spoken apology"),
+        required=False,
+        max_length=APOLOGY_MAX_CHARS,
+        widget=UnfoldAdminTextInputWidget(),
+        help_text=_("What is said in a voice room when a reply fails; empty: nothing."),
+    )
     setting_ascii_stream = forms.BooleanField(
         label=_("ASCII streams"),
         required=False,
@@ -212,7 +221,7 @@ class SiteAdmin(ScopedAdmin):
             },
         ),
         (_("Models"), {"fields": ("endpoints", "setting_member_keys")}),
-        (_("Voice"), {"fields": ("setting_voice_max_minutes",)}),
+        (_("Voice"), {"fields": ("setting_voice_max_minutes", "setting_voice_apology")}),
         (
             _("Conversations"),
             {"fields": ("setting_context_reuse_seconds", "setting_retention_days", "setting_ascii_stream")},

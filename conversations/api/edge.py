@@ -7,6 +7,7 @@ once, up to the limit, and handed on whole with its length.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import time
@@ -19,6 +20,7 @@ from django.conf import settings
 from conversations.api.errors import problem_response_parts
 from conversations.errors import ChatError, NotSignedIn
 from conversations.tenancy.resolve import claims_from_headers
+from conversations.voice.callback import CALLBACK_PATH, CallbackError
 
 log = logging.getLogger("chat.requests")
 
@@ -31,6 +33,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 FILES_PATH = "/api/knowledge/documents"
 FORM_BYTES = 64 * 1024
 """What a form may have beside its file."""
+CALLBACK_BODY_MAX_BYTES = 4 * 1024 * 1024
+"""The voice platform may send pictures beside the words, which are read over."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 
@@ -123,7 +127,7 @@ def _limit(scope: Scope) -> int:
         except NotSignedIn:
             return settings.REQUEST_BODY_MAX_BYTES
         return settings.KNOWLEDGE_FILE_MAX_BYTES + FORM_BYTES
-    return settings.REQUEST_BODY_MAX_BYTES
+    return CALLBACK_BODY_MAX_BYTES if path.startswith(CALLBACK_PATH) else settings.REQUEST_BODY_MAX_BYTES
 
 
 async def _body_in_time(receive: Receive, most: int) -> bytes:
@@ -173,8 +177,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def send_problem(scope: Scope, send: Send, error: ChatError, *more: tuple[bytes, bytes]) -> None:
-    """Answer with the problem document of an error, and with more headers."""
+    """Answer with the problem document of an error, and with more headers; to the voice platform in its shape."""
     status, headers, body = problem_response_parts(error, scope["headers"])
+    if scope["path"].startswith(CALLBACK_PATH):
+        code = "BadRequest" if status < 500 else "InternalError"
+        refusal = CallbackError(code, status, error.text.detail("zh-hans"))
+        body = json.dumps(refusal.document(), ensure_ascii=False, separators=(",", ":")).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += more
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

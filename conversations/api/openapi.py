@@ -100,7 +100,8 @@ ERRORS_BY_OPERATION: dict[str, tuple[str, ...]] = {
     "removeKey": (*_MEMBER, "not_found"),
     "readRevision": _STAFF,
     "restoreRevision": (*_STAFF, *_BODY, "not_found"),
-    # These answer in shapes of their own: openapi_rooms.py.
+    # These answer in shapes of their own: openapi_rooms.py, openapi_callback.py.
+    "chatCallback": (),
     "getScenes": (),
     "proxyVoiceChat": (),
 }

@@ -15,13 +15,13 @@ from conversations.errors import BadRequest, ChatError
 NESTING_MAX = 64
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, *, most_bytes: int | None = None) -> Any:
     """Return the value of a JSON body.
 
     Raises: ChatError body_too_large; BadRequest malformed_json, also for numbers that are none or too large,
     bytes that are no UTF-8, and nesting too deep to be stored again.
     """
-    if len(body) > settings.REQUEST_BODY_MAX_BYTES:
+    if len(body) > (most_bytes or settings.REQUEST_BODY_MAX_BYTES):
         raise ChatError("body_too_large")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)

@@ -8,10 +8,13 @@ from channels.routing import URLRouter
 from django.urls import URLPattern, re_path
 
 from conversations.api import rooms, stream
+from conversations.api.callback import callback
 from conversations.api.stream import Endpoint
 
 CHAT = r"^api/xcx/chat/"
 # Any text may stand for an id here: what no row can have is refused like an id that no row has.
+# OpenAI's clients add the second half to a base URL.
+CALLBACK = r"^api/chat_callback(?:/chat/completions)?/?$"
 REPLY = CHAT + r"messages/(?P<message_id>[^/]+)/"
 
 
@@ -27,6 +30,7 @@ def http_router(django: Any) -> Any:
             _route(CHAT + r"(?P<chat_id>[^/]+)/messages/?$", Endpoint(POST=stream.post_message, otherwise=django)),
             _route(r"^getScenes/?$", Endpoint(POST=rooms.post_get_scenes)),
             _route(r"^proxy/?$", Endpoint(POST=rooms.post_proxy)),
+            _route(CALLBACK, callback),
             _route(r"", django),
         ]
     )

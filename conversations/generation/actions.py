@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from django.db import IntegrityError, connection
 from psycopg.types.json import Jsonb
@@ -25,6 +26,8 @@ from conversations.tenancy.resolve import approved_member_for
 from conversations.tenancy.throttle import spend_send
 from conversations.tenancy.tokens import Claims
 from providers.types import ChatMessage
+
+Channel = Literal["chat", "voice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,13 @@ class Started:
     """Whether the model searches what the site knows, or, when it has no tools, that is done for it."""
     wants_context: bool = False
     """Whether the prompt may get something beside the conversation: context/enrich.py."""
+    channel: Channel = "chat"
+    attempt: int = 1
+    """The first attempt's number: more than one where a reply takes the place of another."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """What the asker wants of the model (temperature, max_tokens, …)."""
+    follows_caller: bool = False
+    """Made for one caller alone: it ends only when they have all of it, or hang up."""
 
 
 class OwnerGone(Exception):
@@ -100,26 +110,9 @@ def start_reply(claims: Claims, send: Send, *, worker_id: int, lease_seconds: fl
             earlier = _find_earlier(chat, send.idempotency_key, send.body_hash)
             if earlier is not None:
                 return earlier
-        _refuse_while_running(chat, worker_id=worker_id, lease_seconds=lease_seconds)
+        refuse_while_running(chat, worker_id=worker_id, lease_seconds=lease_seconds)
         spend_send(chat.membership_id)
-        title = chat.title or shorten_title(send.content)
-        question_id, reply_id, now = _insert(
-            _SEND,
-            {
-                "worker": worker_id,
-                "chat": chat.chat_id,
-                "site": chat.site_id,
-                "member": chat.membership_id,
-                "key": send.idempotency_key,
-                "content": send.content,
-                "source_page": send.source_page,
-                "page_context": None if send.page_context is None else Jsonb(send.page_context),
-                "title": title,
-                "preview": send.content[:PREVIEW_CHARS],
-            },
-        )
-        has_page = bool(send.source_page or send.page_context)
-        return _started(chat, question_id, reply_id, now, title=None if chat.title else title, has_page=has_page)
+        return insert_exchange(chat, send, worker_id=worker_id)
 
 
 def regenerate_reply(
@@ -144,21 +137,10 @@ def regenerate_reply(
             earlier = _find_earlier(chat, idempotency_key, body_hash)
             if earlier is not None:
                 return earlier
-        _refuse_while_running(chat, worker_id=worker_id, lease_seconds=lease_seconds)
+        refuse_while_running(chat, worker_id=worker_id, lease_seconds=lease_seconds)
         spend_send(chat.membership_id)
-        question_id, new_id, now = _insert(
-            _REGENERATE,
-            {
-                "worker": worker_id,
-                "chat": chat.chat_id,
-                "site": chat.site_id,
-                "member": chat.membership_id,
-                "key": idempotency_key,
-                "question": reply.reply_to_id,
-            },
-        )
         # Whether the question came from a page stands in its row; enriching reads that.
-        return _started(chat, question_id, new_id, now, has_page=True)
+        return insert_answer(chat, reply.reply_to_id, worker_id=worker_id, key=idempotency_key, has_page=True)
 
 
 _REPLY = """
@@ -167,14 +149,15 @@ _REPLY = """
                (site_id, conversation_id, role, content, reasoning, status, error_code, reply_to_id, version,
                 channel, source_page, feedback, feedback_reason, worker_id, created_at)
         SELECT %(site)s, %(chat)s, 'assistant', '', '', 'streaming', '', question.id, {version},
-               'chat', '', '', '', %(worker)s, question.now
+               %(channel)s, '', '', '', %(worker)s, question.now
           FROM question
      RETURNING id),
      ledger AS (
         INSERT INTO conversations_generation
                (site_id, message_id, attempt, endpoint_name, model, worker_id, status, error_code, finish_reason,
                 vendor_request_id, prompt_messages, prompt_chars, tokens_source, queued_at)
-        SELECT %(site)s, reply.id, 1, '', '', %(worker)s, 'running', '', '', '', 0, 0, 'estimated', question.now
+        SELECT %(site)s, reply.id, %(attempt)s, '', '', %(worker)s, 'running', '', '', '', 0, 0,
+               'estimated', question.now
           FROM reply, question),
      known AS (
         UPDATE conversations_idempotency_key
@@ -189,7 +172,7 @@ WITH question AS (
         INSERT INTO conversations_message
                (site_id, conversation_id, role, content, reasoning, status, error_code, version, channel,
                 source_page, page_context, feedback, feedback_reason, created_at)
-        VALUES (%(site)s, %(chat)s, 'user', %(content)s, '', 'complete', '', 1, 'chat', %(source_page)s,
+        VALUES (%(site)s, %(chat)s, 'user', %(content)s, '', 'complete', '', 1, %(channel)s, %(source_page)s,
                 %(page_context)s, '', '', clock_timestamp())
      RETURNING id, created_at AS now),
      chat AS (
@@ -209,6 +192,64 @@ WITH question AS (
            SET last_message_at = question.now, message_count = message_count + 1
           FROM question WHERE conversations_conversation.id = %(chat)s),
 """ + _REPLY.format(version="question.version")
+
+
+def insert_exchange(chat: OpenChat, send: Send, *, worker_id: int, channel: Channel = "chat") -> Started:
+    """Store a question and its empty reply in a chat that is open and where none runs."""
+    title = chat.title or shorten_title(send.content)
+    question_id, reply_id, now = _insert(
+        _SEND,
+        {
+            "worker": worker_id,
+            "chat": chat.chat_id,
+            "site": chat.site_id,
+            "member": chat.membership_id,
+            "key": send.idempotency_key,
+            "channel": channel,
+            "attempt": 1,
+            "content": send.content,
+            "source_page": send.source_page,
+            "page_context": None if send.page_context is None else Jsonb(send.page_context),
+            "title": title,
+            "preview": send.content[:PREVIEW_CHARS],
+        },
+    )
+    return _started(
+        chat,
+        question_id,
+        reply_id,
+        now,
+        title=None if chat.title else title,
+        has_page=bool(send.source_page or send.page_context),
+        channel=channel,
+    )
+
+
+def insert_answer(
+    chat: OpenChat,
+    question_id: int,
+    *,
+    worker_id: int,
+    key: str | None = None,
+    channel: Channel = "chat",
+    attempt: int = 1,
+    has_page: bool = False,
+) -> Started:
+    """Store another empty reply to a question that is there, its version one higher than the last one's."""
+    _, reply_id, now = _insert(
+        _REGENERATE,
+        {
+            "worker": worker_id,
+            "chat": chat.chat_id,
+            "site": chat.site_id,
+            "member": chat.membership_id,
+            "key": key,
+            "channel": channel,
+            "attempt": attempt,
+            "question": question_id,
+        },
+    )
+    return _started(chat, question_id, reply_id, now, has_page=has_page, channel=channel, attempt=attempt)
 
 
 def _insert(statement: str, values: dict[str, Any]) -> tuple[int, int, datetime]:
@@ -231,6 +272,8 @@ def _started(
     *,
     title: str | None = None,
     has_page: bool = False,
+    channel: Channel = "chat",
+    attempt: int = 1,
 ) -> Started:
     return Started(
         chat_id=chat.chat_id,
@@ -257,6 +300,8 @@ def _started(
         tool_rounds=setting_of(chat.site_settings, "tool_rounds"),
         searches_by_tool=setting_of(chat.site_settings, "knowledge") == "tool",
         wants_context=has_page or setting_of(chat.site_settings, "knowledge") == "before",
+        channel=channel,
+        attempt=attempt,
     )
 
 
@@ -284,7 +329,7 @@ def _find_earlier(chat: OpenChat, key: str, body_hash: str) -> Started | None:
     )
 
 
-def _refuse_while_running(chat: OpenChat, *, worker_id: int, lease_seconds: float) -> None:
+def refuse_while_running(chat: OpenChat, *, worker_id: int, lease_seconds: float) -> None:
     """Return when a reply may begin here: none runs in this chat, and this worker has not been declared dead.
 
     The worker's row stays locked against that declaration until the transaction ends.

@@ -120,6 +120,7 @@ class Answerer:
         messages = continuation(messages, so_far, asking)
         request = ChatRequest(
             messages,
+            params=run.started.params,
             is_begun=bool(so_far) and asking == "prefix",
             tools=tools,
             tool_choice="auto" if tools else None,

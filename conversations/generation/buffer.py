@@ -187,10 +187,11 @@ class ReplyBuffer:
             self.reasoning.whole() + self._taken_reasoning + reasoning,
         )
 
-    def end(self, ending: Ending) -> None:
-        """The reply is sealed with everything in it: let subscribers read the rest and the end."""
+    def end(self, ending: Ending, *, kept_chars: int | None = None) -> None:
+        """The reply is sealed with everything in it, or that much: let subscribers read the rest and the end."""
         text, reasoning = self._join_fresh()
-        self.content.append(self._taken + text)
+        text = self._taken + text
+        self.content.append(text if kept_chars is None else text[: max(0, kept_chars - self.content.length)])
         self.reasoning.append(self._taken_reasoning + reasoning)
         self._taken = self._taken_reasoning = ""
         self.waiting_chars = 0

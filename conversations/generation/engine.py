@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from django.conf import settings
@@ -32,7 +32,7 @@ from conversations.generation.actions import OwnerGone, Started
 from conversations.generation.answering import Answerer
 from conversations.generation.buffer import Ending, ReplyBuffer
 from conversations.generation.ledger import log_end, seal_values
-from conversations.generation.runs import Attempt, Interruption, Run, ending_of_interruption
+from conversations.generation.runs import Attempt, Interruption, Listener, Run, ending_of_interruption
 from conversations.generation.store import DatabaseAway, Store
 from conversations.generation.tool_rows import notes_of
 from conversations.generation.watch import OwnerTail, ending_of, fill
@@ -41,6 +41,7 @@ from providers import pool as pools
 from providers import registry
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 START_SECONDS = 8.0
 HEARTBEAT_SECONDS = 1.0
@@ -396,7 +397,7 @@ class Engine:
         await self._pool.close()
         await self.store.close()
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Return a task of the engine's own: strongly held, and with a context of its own.
 
         A request's context would keep its database connection for as long as the task lives (DESIGN 6).
@@ -479,7 +480,9 @@ class Engine:
         if worker != self.worker_id or self._writer is None:
             return  # Fenced since: the sweeper seals it.
         buffer = ReplyBuffer(started.reply_id, site_id=started.site_id, created_at=local_iso(started.created_at))
-        run = Run(started, worker, buffer, time.monotonic(), Attempt(1), request_id)
+        run = Run(started, worker, buffer, time.monotonic(), Attempt(started.attempt), request_id)
+        if started.follows_caller:
+            run.listener = Listener()
         self._runs[started.reply_id] = run
         self._writer.follow(buffer)
         metrics.REPLIES_STARTED.inc()
@@ -495,6 +498,9 @@ class Engine:
             if run.interruption is not None:
                 raise asyncio.CancelledError
             ending = await self._answerer.generate(run)
+            if run.listener is not None:
+                # Who hangs up before they have all of it has not heard the rest: until then it may still be cut.
+                await run.listener.reaches(len(run.buffer.final_text()[0]))
         except asyncio.CancelledError:
             if run.interruption is None or run.interruption == "fenced":
                 raise
@@ -506,7 +512,23 @@ class Engine:
         run.is_sealing = True
         if run.card is not None and run.chars and ending.reference_card is None:
             ending = replace(ending, reference_card=run.card)  # It stopped or failed after words that lean on it.
+        if ending.status == "stopped" and run.started.channel == "voice":
+            run.kept_chars = await self._heard_chars(run)
         await self._seal(run, ending)
+
+    async def _heard_chars(self, run: Run) -> int:
+        """Return how much of a spoken reply was delivered, here or by another worker."""
+        here = 0
+        if run.listener is not None:
+            run.listener.is_closed = True
+            here = run.listener.heard_chars
+        while True:
+            try:
+                async with asyncio.timeout(10):
+                    return max(here, await self.store.read_heard_chars(run.started.site_id, run.started.reply_id))
+            except DatabaseAway as error:
+                log.warning("seal_failed", extra={**run.trace(), "error": type(error).__name__})
+                await asyncio.sleep(SEAL_RETRY_SECONDS)
 
     # --- sealing ---
 
@@ -536,7 +558,7 @@ class Engine:
             await self._answerer.keep_session(run)
         self._forget(run)
         if is_sealed:
-            run.buffer.end(ending)
+            run.buffer.end(ending, kept_chars=run.kept_chars)
         elif stored is not None and stored.status != "streaming":
             fill(run.buffer, stored)
         else:
@@ -573,17 +595,39 @@ class Engine:
 
         Raises: Conflict already_finished.
         """
+        await self.stop_reply(started.reply_id)
+
+    async def stop_reply(self, reply_id: int) -> None:
+        """The same for whoever knows only its id, and may stop it.
+
+        Raises: NotFound, Conflict already_finished.
+        """
+        run = self._runs.get(reply_id)
+        if run is not None and run.started.follows_caller:
+            # Ours, and nobody asks when it was wished for: no need to write that down.
+            self._interrupt(reply_id, "stop")
+            await self.ended(reply_id)
+            return
         await self.started()
-        stored = await self.store.read_reply(started.reply_id)
+        stored = await self.store.read_reply(reply_id)
         if stored is None:
             raise NotFound
         if stored.status != "streaming":
-            raise Conflict("already_finished", extra={"messageId": started.reply_id, "replyStatus": stored.status})
-        await self.store.request_stop(started.reply_id, owner=stored.worker_id or 0)
-        self._interrupt(started.reply_id, "stop")
-        ending = (await self.ended(started.reply_id))[1]
+            raise Conflict("already_finished", extra={"messageId": reply_id, "replyStatus": stored.status})
+        await self.store.request_stop(reply_id, owner=stored.worker_id or 0)
+        self._interrupt(reply_id, "stop")
+        ending = (await self.ended(reply_id))[1]
         if ending.status != "stopped" and ending.status != "interrupted":
-            raise Conflict("already_finished", extra={"messageId": started.reply_id, "replyStatus": ending.status})
+            raise Conflict("already_finished", extra={"messageId": reply_id, "replyStatus": ending.status})
+
+    def listener(self, reply_id: int) -> Listener | None:
+        """Return the listener of a reply that this worker makes for its caller, None for any other."""
+        run = self._runs.get(reply_id)
+        return None if run is None else run.listener
+
+    def detach(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Return the work as a task of the engine's own: done to its end, whatever becomes of the request's."""
+        return self._spawn(work)
 
     # --- reading ---
 

@@ -42,7 +42,7 @@ def ledger_values(run: Run) -> dict[str, Any]:
 
 def seal_values(run: Run, ending: Ending) -> dict[str, Any]:
     """Return all that the seal of a reply stores: its text, how it ended, and the last row of its ledger."""
-    content, reasoning = run.buffer.final_text()
+    content, reasoning = run.kept_text()
     finished, error = run.attempt.finished, run.attempt.error
     usage = finished.usage if finished else None
     request_id = finished.request_id if finished else error.provider_request_id if error else None

@@ -40,6 +40,47 @@ class Attempt:
     """How the tools went that this call asked for, for the ledger."""
 
 
+LISTEN_SECONDS = 60.0
+"""A caller who takes nothing for this long, after all has been said, is not waited for."""
+
+
+class Listener:
+    """How far the callers have come for whom alone a reply is made: what they have not got, was not said."""
+
+    __slots__ = ("_callers", "_moved", "heard_chars", "is_closed")
+
+    def __init__(self) -> None:
+        self.heard_chars = 0
+        self.is_closed = False
+        """The reply was broken off: nothing more of it may be sent."""
+        self._callers: int | None = None
+        self._moved = asyncio.Event()
+
+    def enter(self) -> None:
+        """One caller more: the same turn may come again while it is still being answered."""
+        self._callers = (self._callers or 0) + 1
+
+    def hear(self, chars: int) -> None:
+        """A caller is being sent the reply up to here: said in the same step in which it is written."""
+        self.heard_chars = max(self.heard_chars, chars)
+        self._moved.set()
+
+    def leave(self) -> None:
+        """One caller less; when nobody is left, nobody is waited for."""
+        self._callers = (self._callers or 1) - 1
+        self._moved.set()
+
+    async def reaches(self, chars: int) -> None:
+        """Return when the reply has been delivered up to here, or nobody is there to take it."""
+        while self.heard_chars < chars and self._callers != 0:
+            self._moved.clear()
+            try:
+                async with asyncio.timeout(LISTEN_SECONDS):
+                    await self._moved.wait()
+            except TimeoutError:
+                return
+
+
 @dataclass(slots=True)
 class Run:
     """A reply under way in this process."""
@@ -72,6 +113,9 @@ class Run:
     has_searched: bool = False
     """What the site knows was searched for an endpoint that cannot do so by itself."""
     is_sealing: bool = False
+    listener: Listener | None = None
+    kept_chars: int | None = None
+    """How much of the reply is kept, of one that was broken off in mid-speech; None: everything."""
     logged: float = field(default_factory=time.monotonic)
 
     @property
@@ -99,6 +143,11 @@ class Run:
             "chat": self.started.chat_id,
             "request_id": self.request_id,
         }
+
+    def kept_text(self) -> tuple[str, str]:
+        """Return content and reasoning as they are stored."""
+        content, reasoning = self.buffer.final_text()
+        return content[: self.kept_chars], reasoning
 
 
 def ending_of_interruption(why: Interruption) -> Ending:

@@ -170,6 +170,10 @@ ON CONFLICT (site_id, conversation_id, endpoint_id)
    DO UPDATE SET session = excluded.session, updated_at = excluded.updated_at
 """
 
+HEARD = """
+SELECT coalesce(heard_chars, 0) FROM conversations_voice_turn WHERE site_id = %(site)s AND reply_id = %(message)s
+"""
+
 HEARTBEAT = """
 WITH alive AS (
     UPDATE conversations_worker
@@ -210,7 +214,14 @@ OWNER = """
 SELECT is_dead, seen_at < clock_timestamp() - %(lease)s * interval '1 second', folded_sequence
   FROM conversations_worker WHERE id = %(worker)s
 """
-ENDED = REPLY + " AND status <> 'streaming'"
+# Those that are there no more, too: what was begun for half a spoken sentence is replaced.
+ENDED = """
+SELECT wanted.id, message.site_id, message.status, message.content, message.reasoning, message.finish_reason,
+       message.error_code, message.usage, message.reference_card, message.worker_id, message.created_at
+  FROM unnest(%(ids)s::bigint[]) AS wanted (id)
+  LEFT JOIN conversations_message message ON message.id = wanted.id
+ WHERE message.status IS DISTINCT FROM 'streaming'
+"""
 TOOLS = """
 SELECT reply_to_id, id, status, content FROM conversations_message
  WHERE reply_to_id = ANY(%(ids)s) AND role = 'tool' ORDER BY id
@@ -239,6 +250,7 @@ class Glance:
     """What one look at another worker's log brought."""
 
     ended: list[StoredReply]
+    gone: list[int]
     chunks: list[tuple[int, int, str, int, str]]
     log: list[tuple[int, str]]
     owner_is_gone: bool
@@ -388,6 +400,14 @@ class Store:
         assert row is not None
         return bool(row[0]), bool(row[1])
 
+    async def read_heard_chars(self, site_id: int, message_id: int) -> int:
+        """Return how much of a spoken reply was delivered, as its callers on other workers have noted."""
+        async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
+            await connection.execute("SELECT set_config('app.site_id', %s, true)", [str(site_id)])
+            cursor = await connection.execute(HEARD, {"site": site_id, "message": message_id})
+            row = await cursor.fetchone()
+        return 0 if row is None else int(row[0])
+
     async def read_vendor_session(self, site_id: int, values: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
         """Return the vendor's session for this reply, None when it has to begin one, and who the member is."""
         async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
@@ -502,8 +522,10 @@ class Store:
             chunks = await connection.execute(CHUNKS, {"ids": list(fresh)})
             tools = await connection.execute(TOOLS, {"ids": list(with_tools)}) if with_tools else None
             state = await owner.fetchone()
+            ends = await ended.fetchall()
             return Glance(
-                ended=[StoredReply(*row) for row in await ended.fetchall()],
+                ended=[StoredReply(*row) for row in ends if row[2] is not None],
+                gone=[row[0] for row in ends if row[2] is None],
                 chunks=cast(Any, await chunks.fetchall()),
                 log=cast(Any, await log.fetchall()),
                 owner_is_gone=state is None or bool(state[0]) or bool(state[1]),

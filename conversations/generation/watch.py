@@ -149,6 +149,10 @@ class OwnerTail:
             if (mirror := self._mirrors.get(message_id)) is not None:
                 for note in notes_of([(row_id, status, content)], is_running=message_id not in ended):
                     mirror.note_tool(note)
+        for message_id in glance.gone:
+            self._fresh.discard(message_id)
+            if (mirror := self._mirrors.pop(message_id, None)) is not None:
+                mirror.lose()
         for stored in glance.ended:
             buffer = self._mirrors.pop(stored.message_id, None)
             self._fresh.discard(stored.message_id)

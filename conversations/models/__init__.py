@@ -16,6 +16,7 @@ from conversations.models.sites import (
 )
 from conversations.models.tools import SiteTool
 from conversations.models.voice import InternalCaller, InternalNonce, VoiceScene, VoiceSession
+from conversations.models.voice_turns import VoiceTurn
 
 __all__ = [
     "Conversation",
@@ -44,6 +45,7 @@ __all__ = [
     "VendorSession",
     "VoiceScene",
     "VoiceSession",
+    "VoiceTurn",
     "Worker",
     "WorkerLog",
     "site_setting",

@@ -30,9 +30,11 @@ DEFAULTS: Mapping[str, Any] = {
     "knowledge": "off",
     "tools": [],
     "tool_rounds": 5,
+    "voice_apology": "抱歉，我刚才走神了，请您再说一遍。",
 }
 
 PROMPT_MAX_CHARS = 32_768
+APOLOGY_MAX_CHARS = 200
 TOOLS_MAX = 32
 TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
 INTEGER_BOUNDS = {
@@ -78,6 +80,9 @@ def validate_site_settings(settings: object) -> None:
         elif key == "system_prompt":
             if not isinstance(value, str) or len(value) > PROMPT_MAX_CHARS or "\0" in value:
                 raise ValueError(f"{key}: must be a text of at most 32768 characters")
+        elif key == "voice_apology":
+            if not isinstance(value, str) or len(value) > APOLOGY_MAX_CHARS or "\0" in value:
+                raise ValueError(f"{key}: must be a text of at most {APOLOGY_MAX_CHARS} characters")
         elif not isinstance(value, dict) or not all(
             isinstance(name, str) and isinstance(seconds, int) and not isinstance(seconds, bool) and seconds >= -1
             for name, seconds in value.items()

@@ -8,3 +8,4 @@ ROOMS_GIVEN_UP = Counter("chat_voice_rooms_given_up", "Voice rooms that the plat
 PLATFORM_CALLS = Counter(
     "chat_voice_platform_calls", "Calls of the RTC platform that are over, by action and end", ["action", "code"]
 )
+TURNS = Counter("chat_voice_turns", "Calls of the platform for a reply, by what they were", ["kind"])

@@ -16,10 +16,10 @@ from django.conf import settings
 
 from conversations.models import VoiceScene, VoiceSession, site_setting
 from conversations.models.voice import RTC_ID
+from conversations.voice.callback import CALLBACK_PATH
 from providers.fields import keep_secret, move_secret
 from providers.rtc.client import RtcAccount
 
-CALLBACK_PATH = "/api/chat_callback"
 CUSTOM_LLM = "CustomLLM"
 
 _RTC_ID = re.compile(RTC_ID + r"\Z")

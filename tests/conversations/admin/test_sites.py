@@ -36,6 +36,7 @@ def filled(**changes: Any) -> dict[str, Any]:
         "setting_midstream_failover": "off",
         "setting_knowledge": "off",
         "setting_tool_rounds": "5",
+        "setting_voice_apology": DEFAULTS["voice_apology"],
         **changes,
     }
 
@@ -68,6 +69,7 @@ def test_every_setting_can_be_changed_and_is_shown_again(world: World, manager: 
         "setting_context_reuse_seconds": '{"task": 0, "自定义": 60, "general": 0}',
         "setting_retention_days": "30",
         "setting_voice_max_minutes": "45",
+        "setting_voice_apology": "稍等一下。",
         "setting_ascii_stream": "on",
         "setting_stand_in": "",
         "setting_midstream_failover": "prefix",
@@ -81,6 +83,7 @@ def test_every_setting_can_be_changed_and_is_shown_again(world: World, manager: 
         "context_reuse_seconds": {"task": 0, "自定义": 60, "general": 0},
         "retention_days": 30,
         "voice_max_minutes": 45,
+        "voice_apology": "稍等一下。",
         "ascii_stream": True,
         "stand_in": False,
         "midstream_failover": "prefix",

@@ -12,7 +12,7 @@ import pytest
 from django.db import OperationalError
 
 from conversations.db import database_now
-from conversations.errors import Conflict, Invalid, NotAllowed, Unavailable
+from conversations.errors import Conflict, Invalid, NotAllowed, NotFound, Unavailable
 from conversations.generation import actions, sweeper
 from conversations.generation.actions import Send, Started
 from conversations.generation.engine import Engine
@@ -463,3 +463,16 @@ async def test_upstream_is_given_up_when_the_database_hangs_for_longer_than_its_
         text, status = await read_to_end(engine, started.reply_id)
         reply = await in_unit(stored, started.reply_id)
     assert (status, reply.content) == ("interrupted", text)
+
+
+async def test_a_reader_on_another_worker_of_a_reply_that_is_no_more_is_let_go(people: World) -> None:
+    chat, claims = await in_unit(new_chat, people.alice), await in_unit(claims_of, people.alice)
+    async with running_engines(2) as [owner, other]:
+        started = await send(owner, claims, chat, "[[n=1000 rate=100]]")
+        async with other.attach(started.reply_id) as mirror:
+            await mirror.loaded()
+            await owner.stop_reply(started.reply_id)
+            await in_unit(Message.across_sites.filter(pk=started.reply_id).delete)
+            await asyncio.wait_for(mirror.wait_ended(), 3)
+        with pytest.raises(NotFound):
+            await other.ended(started.reply_id)
