@@ -317,8 +317,8 @@ def _replace(chat: OpenChat, last: LastTurn, turn: SpokenTurn, *, worker_id: int
         )
         cursor.execute(
             "DELETE FROM conversations_message"
-            " WHERE site_id = %s AND conversation_id = %s AND id > %s AND id <> %s",
-            [site, chat_id, last.question_id, started.reply_id],
+            " WHERE site_id = %s AND conversation_id = %s AND (id = %s OR (role = 'tool' AND reply_to_id = %s))",
+            [site, chat_id, last.reply_id, last.reply_id],
         )
         cursor.execute(
             "UPDATE conversations_message SET version = 1 WHERE site_id = %s AND id = %s", [site, started.reply_id]
