@@ -1,4 +1,4 @@
-"""Do the pieces of a stream that is cut anywhere always make the stored text? (bar 4)
+"""Do the pieces of a stream that is cut anywhere always make the stored text?
 
 Streams are cut by the client after a random number of bytes (also inside the head, an event or a character),
 politely or by reset, and resumed by the last complete event: by every documented way, on the same and on the
@@ -153,7 +153,7 @@ async def judge(report: reports.Report, member: Member, chat_id: int, plan: Plan
 
 async def main(arguments: argparse.Namespace) -> int:
     """Cut the asked number of streams and return the exit code."""
-    report = reports.Report("bar 4: streams cut anywhere and resumed", arguments)
+    report = reports.Report("streams cut anywhere and resumed", arguments)
     counts: Counter[str] = Counter()
     async with Product(keep=arguments.keep) as product:
         await product.start(2)

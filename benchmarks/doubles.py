@@ -1,4 +1,4 @@
-"""Is one POST, sent 20 times in parallel with one key, one message, one reply, one upstream call? (bar 6)
+"""Is one POST, sent 20 times in parallel with one key, one message, one reply, one upstream call?
 
 Half of each volley goes to one worker, half to the other. All the streams must be identical, and so must a
 late repeat after the reply's end; the same key with another body is refused and changes nothing.
@@ -110,7 +110,7 @@ async def conversations_once(
 
 async def main(arguments: argparse.Namespace) -> int:
     """Fire all volleys and return the exit code."""
-    report = reports.Report("bar 6: the same POST many times is one message", arguments)
+    report = reports.Report("the same POST many times is one message", arguments)
     async with Product(keep=arguments.keep) as product:
         await product.start(2)
         for number in range(arguments.rounds):

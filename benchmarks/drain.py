@@ -1,4 +1,4 @@
-"""What does SIGTERM do in mid-stream? (bar 9)
+"""What does SIGTERM do in mid-stream?
 
 Replies that end within DRAIN_SECONDS complete; the others are stored as `interrupted` with their whole text;
 every reader gets the terminal event; new work is refused; the process exits with 0.
@@ -214,7 +214,7 @@ async def judge_guests(report: reports.Report, staying: Worker, others: list[Rep
 
 async def main(arguments: argparse.Namespace) -> int:
     """Drain a few times and return the exit code."""
-    report = reports.Report("bar 9: SIGTERM in mid-stream", arguments)
+    report = reports.Report("SIGTERM in mid-stream", arguments)
     async with Product(keep=arguments.keep, DRAIN_SECONDS=str(arguments.drain)) as product:
         await product.start(2)
         for number in range(arguments.rounds):

@@ -260,9 +260,9 @@ async def main(arguments: argparse.Namespace) -> int:
     """Run the chosen part and return the exit code."""
     kind = "breaker" if arguments.breaker else "ledger" if arguments.ledger else "failover"
     titles = {
-        "failover": "bar 4: A fails, B answers",
-        "breaker": "bar 6: straight 500s, out of rotation and back",
-        "ledger": "bar 7: the ledger's sums are the providers' own",
+        "failover": "A fails, B answers",
+        "breaker": "straight 500s, out of rotation and back",
+        "ledger": "the ledger's sums are the providers' own",
     }
     report = reports.Report(titles[kind], arguments)
     async with Pair(workers=arguments.workers, keep=arguments.keep) as pair:

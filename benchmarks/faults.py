@@ -1,4 +1,4 @@
-"""Is the text exact for every fault of a provider? (bar 3)
+"""Is the text exact for every fault of a provider?
 
 Every fault of the fake provider is sent once or more: the stream must end in exactly one terminal event, its
 tokens must be the stored content, status and code must be the documented ones, nothing of the provider may
@@ -190,7 +190,7 @@ def check_outcome(report: reports.Report, case: Case, reading: Reading, stored: 
 
 async def main(arguments: argparse.Namespace) -> int:
     """Run all faults, several at a time, and return the exit code."""
-    report = reports.Report("bar 3: text is exact under every fault", arguments)
+    report = reports.Report("text is exact under every fault", arguments)
     settings: dict[str, Any] = {
         "PROVIDER_CONNECT_SECONDS": "2",
         "PROVIDER_FIRST_SECONDS": "2",

@@ -1,4 +1,4 @@
-"""Does anything get lost or doubled when a worker, or the database, dies at a random moment? (bar 5)
+"""Does anything get lost or doubled when a worker, or the database, dies at a random moment?
 
 Two workers share one database. Stubborn clients chat all the time with Idempotency-Key and Last-Event-ID,
 while
@@ -280,7 +280,7 @@ async def main(arguments: argparse.Namespace) -> int:
     """Run the chosen trouble and return the exit code."""
     kinds = {name: getattr(arguments, name) for name in ("pause", "database", "freeze", "everything")}
     kind = next((name for name, is_chosen in kinds.items() if is_chosen), "kill -9")
-    report = reports.Report(f"bar 5: nothing lost, nothing doubled ({kind})", arguments)
+    report = reports.Report(f"nothing lost, nothing doubled ({kind})", arguments)
     trouble = {"pause": pause_worker, "kill -9": kill_workers}.get(kind, crash_database)
     async with Product(keep=arguments.keep, WORKERS="2" if arguments.one_port else "1") as product:
         await product.start(1 if arguments.one_port else 2)

@@ -84,7 +84,7 @@ def measure(report: reports.Report, tools: Tools, targets: dict[str, Target], ro
 
 def main(arguments: argparse.Namespace) -> int:
     """Start both, measure, and return the exit code."""
-    report = reports.Report("bar 9: what pool and ledger add to the full path", arguments)
+    report = reports.Report("what pool and ledger add to the full path", arguments)
     work = Path(tempfile.mkdtemp(prefix="pool-cost-"))
     work.chmod(0o755)  # the embedded PostgreSQL runs under another account when root starts it
     try:

@@ -1,4 +1,4 @@
-"""Do 500 live streams on a pool of 10 connections leave the other endpoints fast? (bar 8)
+"""Do 500 live streams on a pool of 10 connections leave the other endpoints fast?
 
 One worker, 500 replies streaming at once to 500 readers. Meanwhile a few clients make ordinary calls in turn;
 then threads, database connections and open files are compared with those of the idle server.
@@ -61,7 +61,7 @@ def shares(seconds: float, before: dict[str, float], after: dict[str, float]) ->
 
 async def main(arguments: argparse.Namespace) -> int:
     """Open the streams, probe, and return the exit code."""
-    report = reports.Report("bar 8: 500 live streams on a pool of 10", arguments)
+    report = reports.Report("500 live streams on a pool of 10", arguments)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     async with Product(keep=arguments.keep, DB_POOL_SIZE="6", DB_ENGINE_POOL_SIZE="4") as product:
         await product.start(1)

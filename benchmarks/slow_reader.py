@@ -1,4 +1,4 @@
-"""What does a reader that never reads cost the server? (bar 10)
+"""What does a reader that never reads cost the server?
 
 Some readers open long, fast replies with a tiny receive buffer and never read. The server's memory is
 compared with a run of the same replies whose readers left; others must not notice; the readers are dropped,
@@ -215,7 +215,7 @@ async def come_back(report: reports.Report, worker: Worker, sloth: Sloth, load: 
 
 async def main(arguments: argparse.Namespace) -> int:
     """Compare, wake the readers, resume, and return the exit code."""
-    report = reports.Report("bar 10: a slow reader costs at most its cap", arguments)
+    report = reports.Report("a slow reader costs at most its cap", arguments)
     load = Load(arguments.readers, arguments.events, arguments.width)
     provider = BulkProvider()
     async with Product(keep=arguments.keep, provider=provider, REPLY_MAX_CHARS="5000000") as product:

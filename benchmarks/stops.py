@@ -1,4 +1,4 @@
-"""How soon does `stop` on the other worker close the upstream connection, and is its receipt true? (bar 7)
+"""How soon does `stop` on the other worker close the upstream connection, and is its receipt true?
 
 The reply runs on one worker, the stop goes to the other. The provider notes when its connection was closed;
 both clocks are this machine's monotonic clock.
@@ -83,7 +83,7 @@ async def stop_one(
 
 async def main(arguments: argparse.Namespace) -> int:
     """Stop all replies and return the exit code."""
-    report = reports.Report("bar 7: stop from the other worker", arguments)
+    report = reports.Report("stop from the other worker", arguments)
     async with Product(keep=arguments.keep) as product:
         await product.start(2)
         closed, answered = [], []

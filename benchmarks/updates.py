@@ -36,7 +36,7 @@ async def chat(report: reports.Report, pair: Pair, client: int, over: asyncio.Ev
 
 async def main(arguments: argparse.Namespace) -> int:
     """Change the endpoints under load and return the exit code."""
-    report = reports.Report("bar 5: hot updates under load", arguments)
+    report = reports.Report("hot updates under load", arguments)
     async with Pair(workers=arguments.workers, keep=arguments.keep) as pair:
         await pair.start()
         over = asyncio.Event()

@@ -112,7 +112,7 @@ async def judge_upstream(report: reports.Report, provider: FakeProvider, turns: 
 
 async def main(arguments: argparse.Namespace) -> int:
     """Hold the conversations and return the exit code."""
-    report = reports.Report("issue 4, bar 2: conversations by voice", arguments)
+    report = reports.Report("conversations by voice", arguments)
     dice = random.Random(arguments.seed)
     rtc = FakeRtc()
     provider = FakeProvider(Path(tempfile.mkdtemp(prefix="chat-voice-")) / "provider.log")
