@@ -285,6 +285,6 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="", help="only the ways whose name has this in it")
     ways_of_sites = ("off", "on", "prefix", "instruction")
     parser.add_argument("--way", choices=ways_of_sites, help="only this setting of the sites")
-    parser.add_argument("--breaker", action="store_true", help="bar 6 instead")
-    parser.add_argument("--ledger", type=int, default=0, metavar="N", help="bar 7 instead, over N replies")
+    parser.add_argument("--breaker", action="store_true", help="25 straight 500s instead: rest and recovery")
+    parser.add_argument("--ledger", type=int, default=0, metavar="N", help="the sums of the ledger instead, over N replies")
     sys.exit(asyncio.run(main(parser.parse_args())))
