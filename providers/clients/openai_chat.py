@@ -22,7 +22,7 @@ from providers.clients.openai_reducer import Reducer
 from providers.clients.tool_shapes import message_json, tool_json
 from providers.clients.watch import TotalTimeOut, Watch
 from providers.credentials import Secret
-from providers.http import POUR, READ, RELEASE, TRUSTED
+from providers.http import POUR, READ, RELEASE, TRUSTED, forget_exchange
 from providers.sse import loads
 from providers.types import ChatRequest, Delta, StreamItem
 
@@ -82,6 +82,8 @@ class OpenAIChatProvider:
             if response.status_code != 200:
                 raise await self._refusal(response, chunks, watch)
             inflate = self._check_head(response)
+            del sent, request
+            forget_exchange(response)
             read = response.extensions.get(READ) or _reader(chunks)
             pour = response.extensions.get(POUR) if tap is not None and inflate is None else None
             plain_text, payload = reducer.plain_text, watch.payload

@@ -30,6 +30,7 @@ __all__ = [
     "StockTransport",
     "check_addresses",
     "close_shared_clients",
+    "forget_exchange",
     "is_public",
     "new_client",
     "resolve",
@@ -53,6 +54,19 @@ def new_client(policy: HttpPolicy, *, transport: httpx.AsyncBaseTransport | None
     # One client serves all endpoints: a cookie set by one must never reach another.
     client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return client
+
+
+_SENT = httpx.Request("POST", "http://sent.invalid")
+_READ = httpx.Headers()
+
+
+def forget_exchange(response: httpx.Response) -> None:
+    """Let the body of a response come without its heads: whoever calls this has read what it needs of them.
+
+    httpx keeps both to the end of the body, the request with its own body: a whole prompt.
+    """
+    response.request = _SENT
+    response.headers = _READ
 
 
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[HttpPolicy, httpx.AsyncClient]] = (

@@ -42,6 +42,33 @@ class _Connection(asyncio.Protocol):
     Reading from the socket pauses while the consumer is more than 64 KiB behind.
     """
 
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_is_called_for",
+        "_on_end",
+        "_sink",
+        "_waiter",
+        "can_keep",
+        "error",
+        "has_bytes",
+        "has_head",
+        "head_bytes",
+        "headers",
+        "idle_since",
+        "in_pool",
+        "is_closed",
+        "is_complete",
+        "is_framed",
+        "is_paused",
+        "is_reused",
+        "loop",
+        "on_complete",
+        "parser",
+        "status",
+        "transport",
+    )
+
     def __init__(self, on_end: Callable[[_Connection], None]) -> None:
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
@@ -317,9 +344,10 @@ class FastTransport(httpx.AsyncBaseTransport):
                 connection.abort()
                 raise
         body = _Body(connection, lambda c: self._give_back(key, c))
+        headers, connection.headers = connection.headers, []
         return httpx.Response(
             connection.status,
-            headers=connection.headers,
+            headers=headers,
             stream=body,
             extensions={
                 "http_version": b"HTTP/1.1",

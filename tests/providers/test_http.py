@@ -7,6 +7,7 @@ import datetime as dt
 import logging
 import ssl
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -213,6 +214,24 @@ def test_a_request_goes_out_whole_and_once(transport: Transport) -> None:
             assert b"accept-encoding: identity" in lines
             assert b"content-length: 6" in lines
             assert body == "你好".encode()
+
+    asyncio.run(go())
+
+
+def test_a_prompt_is_let_go_of_while_its_answer_comes(fake: FakeProvider) -> None:
+    asked: list[weakref.ref[httpx.Request]] = []
+
+    async def hook(request: httpx.Request) -> None:
+        asked.append(weakref.ref(request))
+
+    async def go() -> None:
+        async with client_for("fast", fake.port) as client:
+            client.event_hooks["request"].append(hook)
+            provider = OpenAIChatProvider(base_url=fake.base_url, model="m", client=lambda: client)
+            request = ChatRequest((ChatMessage("user", "[[n=5 gap=50]]"),))
+            async with aclosing(provider.stream(request)) as items:
+                await anext(items)
+                assert [ref() for ref in asked] == [None]
 
     asyncio.run(go())
 
