@@ -166,12 +166,15 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     """Return a receive that gives the body once, then what really comes."""
     is_given = False
 
-    async def replay() -> Message:
+    async def first() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    def replay() -> Awaitable[Message]:
         nonlocal is_given
-        if not is_given:
-            is_given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
+        if is_given:
+            return receive()
+        is_given = True
+        return first()
 
     return replay
 

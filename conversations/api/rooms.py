@@ -70,7 +70,7 @@ async def _answer(request: Request, call: str) -> None:
 
 def _is_of_a_server(request: Request) -> bool:
     """Return whether the call has to be signed: it says so, or brings no token of a member."""
-    return has_internal_headers(request.scope["headers"]) or "authorization" not in request.headers
+    return has_internal_headers(request.scope["headers"]) or request.header(b"authorization") is None
 
 
 def _signed_by(request: Request) -> InternalCaller:

@@ -8,13 +8,15 @@ plain functions. A stream holds a position in the reply's buffer, and neither th
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 import time
 import types
+import weakref
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import orjson
@@ -52,6 +54,8 @@ log = logging.getLogger(__name__)
 STALL_SECONDS = 60.0
 """A client that takes nothing for this long is let go; it resumes by id."""
 TOOL_ARGUMENTS_MAX_CHARS = 2000
+ROUND_SECONDS = 0.5
+"""A client that hung up is noticed after so long at most."""
 EXTRAS = frozenset({"reasoning", "tool", "reference", "title"})
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -67,12 +71,19 @@ class Request:
         self.scope = scope
         self.receive = receive
         self.send = send
-        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         self.path: Mapping[str, str] = scope.get("url_route", {}).get("kwargs", {})
         self._claims: Claims | None = None
         self.id: str = scope.get("chat.request_id", "")
-        self.language = language_of(self.headers.get("accept-language"))
+        self.language = language_of(self.header(b"accept-language"))
+
+    def header(self, name: bytes) -> str | None:
+        """Return the last header of this name. Not kept as a mapping, which would live as long as the stream."""
+        found = None
+        for known, value in self.scope["headers"]:
+            if known == name:
+                found = value
+        return None if found is None else found.decode("latin-1")
 
     async def refuse_strangers(self) -> None:
         """Raise what a caller deserves who may not chat at all, before they learn what was wrong with the rest.
@@ -88,7 +99,7 @@ class Request:
         Raises: NotSignedIn.
         """
         has_ticket = self.scope["method"] == "GET" and "ticket" in self.query
-        if has_ticket and "authorization" not in self.headers:
+        if has_ticket and self.header(b"authorization") is None:
             self._claims = await db.unit(redeem_ticket, self.query["ticket"][-1])
         else:
             self._claims = claims_from_headers(self.scope["headers"])
@@ -102,7 +113,7 @@ class Request:
         raw: bytes = self.scope["chat.body"]
         if not raw:
             return {}
-        if self.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        if (self.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
             raise ChatError("unsupported_media_type")
         body = parse_json(raw)
         if not isinstance(body, dict):
@@ -111,7 +122,7 @@ class Request:
 
     def last_event_id(self) -> str | None:
         """Return where the client says it is, by header or query."""
-        given = self.headers.get("last-event-id") or (self.query.get("lastEventId") or [""])[-1]
+        given = self.header(b"last-event-id") or (self.query.get("lastEventId") or [""])[-1]
         return given.strip() or None
 
     def position(self) -> Position | None:
@@ -129,7 +140,7 @@ class Request:
 
     def idempotency_key(self) -> str | None:
         """Return the key, checked."""
-        return clean_key(self.headers.get("idempotency-key"))
+        return clean_key(self.header(b"idempotency-key"))
 
     def include(self, body: Mapping[str, Any] | None = None) -> frozenset[str]:
         """Return the extra events the client asks for, in the body or in the query; unknown ones are ignored.
@@ -204,7 +215,6 @@ class Relay:
         "_sending_since",
         "_start",
         "_task",
-        "_timer",
         "_tools_told",
         "_unfinished",
         "_waiter",
@@ -230,24 +240,21 @@ class Relay:
         self._unfinished: Awaitable[None] | None = None
         self._sending_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[Any] | None = None
 
     async def run(self, opening: bytes = b"") -> None:
         """Send everything from the position on, and the end; return early when the client is gone."""
-        loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        listener = loop.create_task(self._listen())
-        self._timer = loop.call_later(settings.STREAM_HEARTBEAT_SECONDS, self._on_timer)
         metrics.SUBSCRIBERS.inc()
+        rounds = Rounds.of_this_loop()
+        rounds.add(self)
         try:
             if opening:
                 await self._send(opening)
             await self._relay()
         finally:
             metrics.SUBSCRIBERS.dec()
-            self._timer.cancel()
-            listener.cancel()
+            rounds.remove(self)
 
     async def _relay(self) -> None:
         buffer = self._buffer
@@ -381,38 +388,87 @@ class Relay:
         self._is_heartbeat_due = False
         self._sending_since = 0.0
 
-    async def _listen(self) -> None:
-        """Notice that the client hangs up."""
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
-        self._has_hung_up = True
-        self._wake()
-
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _on_timer(self) -> None:
-        """Let a silent stream say something in time, and let a client go that does not read."""
-        wait_seconds = settings.STREAM_HEARTBEAT_SECONDS
+    def look(self, now: float, until_next: float) -> None:
+        """Notice a client that hung up, let a silent stream speak in time, let a client go that does not read."""
+        if not self._has_hung_up and self._has_left():
+            self._has_hung_up = True
+            self._wake()
         if not self._sending_since:
-            rest = self._last_sent + wait_seconds - time.monotonic()
-            if rest > 0.01:
-                wait_seconds = rest
-            else:
+            if now + until_next > self._last_sent + settings.STREAM_HEARTBEAT_SECONDS:
                 self._is_heartbeat_due = True
                 self._wake()
-        self._timer = asyncio.get_running_loop().call_later(wait_seconds, self._on_timer)
-        if not self._sending_since:
             return
         behind_bytes = 4 * (self._buffer.content.length - self._content)
-        stalled = time.monotonic() - self._sending_since
+        stalled = now - self._sending_since
         if stalled > STALL_SECONDS or (stalled > 1 and behind_bytes > settings.STREAM_BEHIND_MAX_BYTES):
             metrics.DROPPED_READERS.inc()
             log.info("reader_dropped", extra={"reply": self._buffer.message_id, "seconds": round(stalled, 1)})
             self._has_hung_up = True
             if self._task is not None:
                 self._task.cancel()
+
+    def _has_left(self) -> bool:
+        """Return whether the server has said that the client is gone, without waiting for it to say so.
+
+        A task that waits for each stream's last word costs 2 KB for as long as the stream is open.
+        """
+        while True:
+            steps = self._request.receive().__await__()
+            try:
+                next(steps)
+            except StopIteration as said:
+                if said.value["type"] == "http.disconnect":
+                    return True
+            except Exception as error:
+                # It must not keep the others from being looked after.
+                log.warning("receive_failed", extra={"error": type(error).__name__})
+                return True
+            else:
+                steps.close()
+                return False
+
+
+class Rounds:
+    """Looks after all relays of one event loop, at least every second: one task instead of one for each stream."""
+
+    _all: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Rounds]] = weakref.WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._relays: set[Relay] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of_this_loop(cls) -> Rounds:
+        """Return the running loop's."""
+        loop = asyncio.get_running_loop()
+        found = cls._all.get(loop)
+        if found is None:
+            found = cls._all[loop] = cls()
+        return found
+
+    def add(self, relay: Relay) -> None:
+        """Look after a relay from now on."""
+        self._relays.add(relay)
+        if self._task is None:
+            # A context of its own: the request's would keep what that holds (DESIGN 6).
+            self._task = asyncio.get_running_loop().create_task(self._go(), context=contextvars.Context())
+
+    def remove(self, relay: Relay) -> None:
+        """Look after it no more."""
+        self._relays.discard(relay)
+
+    async def _go(self) -> None:
+        while self._relays:
+            seconds = min(ROUND_SECONDS, settings.STREAM_HEARTBEAT_SECONDS / 16)
+            await asyncio.sleep(seconds)
+            now = time.monotonic()
+            for relay in tuple(self._relays):
+                relay.look(now, seconds)
+        self._task = None
 
 
 @types.coroutine

@@ -64,3 +64,29 @@ def test_no_silence_is_longer_than_a_heartbeat(settings: Any) -> None:
 
     asyncio.run(say_little())
     assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < 1.3
+
+
+def test_a_client_that_hung_up_is_noticed_while_the_reply_is_silent() -> None:
+    has_left = False
+
+    async def receive() -> dict[str, Any]:
+        if not has_left:
+            await asyncio.get_running_loop().create_future()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def leave() -> float:
+        nonlocal has_left
+        request = Request({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+        buffer = ReplyBuffer(1, site_id=1, created_at="")
+        relaying = asyncio.create_task(Relay(request, buffer, Position(1), Wish()).run(b": ok\n\n"))
+        await asyncio.sleep(1.2)
+        assert not relaying.done()
+        has_left, left = True, time.monotonic()
+        await relaying
+        assert buffer.ending is None and not buffer.is_followed
+        return time.monotonic() - left
+
+    assert asyncio.run(leave()) < 1
