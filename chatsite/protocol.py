@@ -8,10 +8,11 @@ event loop for longer than a lease (its pieces are joined again with each read),
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 from django.conf import settings
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from conversations.api.errors import problem_response_parts
 from conversations.errors import ChatError
@@ -20,11 +21,94 @@ HEAD_MAX_BYTES = 64 * 1024
 PIPELINE_MAX = 64
 
 
+class Flag:
+    """What uvicorn uses of an asyncio.Event. That one keeps 0.8 KB ready for waiters, and each stream has two."""
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self, is_set: bool = False) -> None:
+        self._is_set = is_set
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    def is_set(self) -> bool:
+        """Return whether it is set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Set it, and wake all who wait."""
+        self._is_set = True
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Let the next ones wait again."""
+        self._is_set = False
+
+    async def wait(self) -> bool:
+        """Return when it has been set."""
+        if self._is_set:
+            return True
+        waiter = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
+        return True
+
+
+class Queue(list[Any]):
+    """What uvicorn uses of a deque for requests ahead of their answers: nearly always empty, and then small."""
+
+    __slots__ = ()
+
+    def appendleft(self, item: Any) -> None:
+        """Put an item before the others."""
+        self.insert(0, item)
+
+
+class Done:
+    """What is awaited at once."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[Any]:
+        """Return nothing to wait for."""
+        return iter(())
+
+
+DONE = Done()
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer; pieces of a stream go straight to the socket while that takes them."""
+
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
+        """Do what the base class does, for a piece of a chunked body without its detours."""
+        if (
+            self.chunked_encoding
+            and message.get("more_body")
+            and message["type"] == "http.response.body"
+            and not (self.flow.write_paused or self.disconnected or self.response_complete)
+            and self.scope["method"] != "HEAD"
+        ):
+            if body := message.get("body"):
+                self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            return DONE
+        return super().send(message)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection: refuses heads and trailers that are too large or too slow, and too many requests ahead."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.pipeline = Queue()  # type: ignore[assignment]
         self._refusal = "bad_request"
         self._head_bytes = 0
         self._barren_bytes = 0
@@ -34,6 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
         super().connection_made(transport)
+        self.flow._is_writable_event = Flag(is_set=True)  # type: ignore[assignment]
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -71,6 +156,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._has_begun = False
         self._barren_bytes = 0
         super().on_headers_complete()
+        if type(self.cycle) is RequestResponseCycle:  # a new one, whose task has not begun yet
+            self.cycle.__class__ = Cycle
+            self.cycle.message_event = Flag()  # type: ignore[assignment]
         if len(self.pipeline) > PIPELINE_MAX:
             raise ValueError("too many requests ahead of their answers")
 
