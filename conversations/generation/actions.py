@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from django.db import IntegrityError, connection
+from django.db import IntegrityError
 from psycopg.types.json import Jsonb
 
 from conversations.context.prompt import build_prompt
-from conversations.db import tenant
+from conversations.db import prepared_cursor, tenant
 from conversations.errors import Conflict, Invalid, NotAllowed, NotFound
 from conversations.events import is_storable
 from conversations.generation.seam import Way
@@ -254,14 +254,15 @@ def insert_answer(
 
 def _insert(statement: str, values: dict[str, Any]) -> tuple[int, int, datetime]:
     """Return question, reply and time of what was inserted."""
-    with connection.cursor() as cursor:
-        try:
-            cursor.execute(statement, values)
-        except IntegrityError as error:
-            # The partial unique index has the last word; the lock on the chat makes this all but impossible.
-            raise Conflict("generating") from error
-        question_id, reply_id, now = cursor.fetchone()
-        return question_id, reply_id, now
+    try:
+        with prepared_cursor() as cursor:
+            row = cursor.execute(statement, values).fetchone()
+    except IntegrityError as error:
+        # The partial unique index has the last word; the lock on the chat makes this all but impossible.
+        raise Conflict("generating") from error
+    assert row is not None, "INSERT … SELECT gives the row of its question"
+    question_id, reply_id, now = row
+    return question_id, reply_id, now
 
 
 def _started(
@@ -334,7 +335,7 @@ def refuse_while_running(chat: OpenChat, *, worker_id: int, lease_seconds: float
 
     The worker's row stays locked against that declaration until the transaction ends.
     """
-    with connection.cursor() as cursor:
+    with prepared_cursor() as cursor:
         cursor.execute(
             "WITH me AS MATERIALIZED (SELECT id FROM conversations_worker"
             "                          WHERE id = %s AND NOT is_dead FOR KEY SHARE)"
@@ -347,7 +348,9 @@ def refuse_while_running(chat: OpenChat, *, worker_id: int, lease_seconds: float
             "   LEFT JOIN conversations_worker owner ON owner.id = running.worker_id",
             [worker_id, lease_seconds, chat.chat_id],
         )
-        is_alive, running_id, owner_id, owner_is_gone = cursor.fetchone()
+        row = cursor.fetchone()
+    assert row is not None, "one row, whatever is found"
+    is_alive, running_id, owner_id, owner_is_gone = row
     if not is_alive:
         raise OwnerGone(worker_id)
     if running_id is not None and owner_is_gone:

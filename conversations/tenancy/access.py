@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import connection
-
+from conversations.db import prepared_cursor
 from conversations.errors import NotAllowed, NotFound, NotSignedIn
 from conversations.models import Conversation, Document, Membership, Message
 from conversations.tenancy.tokens import Claims
@@ -103,7 +102,7 @@ def open_chat(claims: Claims, chat_id: int | str) -> OpenChat:
         wanted = row_id(chat_id)
     except NotFound:
         wanted = 0  # no row: the member is still checked first
-    with connection.cursor() as cursor:
+    with prepared_cursor() as cursor:
         cursor.execute(
             _OPEN_CHAT,
             {
