@@ -89,7 +89,9 @@ def search_knowledge(occasion: Occasion) -> Tool:
     )
 
     async def run(arguments: Mapping[str, Any]) -> ToolAnswer:
-        found = await find_passages(occasion.site_id, arguments["query"], limit=arguments.get("limit", 5))
+        # JSON schema takes 3.0 for an integer.
+        limit = int(arguments.get("limit", 5))
+        found = await find_passages(occasion.site_id, arguments["query"], limit=limit)
         if not found:
             return ToolAnswer("资料中没有找到相关内容。")
         parts = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -119,12 +120,13 @@ def read_arguments(spec: ToolSpec, text: str) -> dict[str, Any]:
     if len(text) > ARGUMENTS_MAX_CHARS:
         raise ToolFailed(f"工具“{spec.name}”的参数太长，最多 {ARGUMENTS_MAX_CHARS} 个字符。")
     try:
-        value = json.loads(text or "{}", parse_constant=_no_constant)
+        value = json.loads(text or "{}", parse_constant=_no_constant, parse_float=_float, parse_int=_int)
     except (ValueError, RecursionError):
         raise ToolFailed(f"工具“{spec.name}”的参数不是合法的 JSON，请改正后重试。") from None
     if not isinstance(value, dict):
         raise ToolFailed(f"工具“{spec.name}”的参数必须是一个 JSON 对象。")
     try:
+        value = _storable(value)
         wrong = best_match(Draft202012Validator(dict(spec.parameters)).iter_errors(value))
     except RecursionError:
         raise ToolFailed(f"工具“{spec.name}”的参数嵌套太深。") from None
@@ -167,6 +169,30 @@ def clip(text: str, most: int = RESULT_MAX_CHARS) -> str:
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)
+
+
+def _float(text: str) -> float:
+    """Return a number that is one: Python reads 1e400 as infinity, which no JSON says again."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text[:20])
+    return value
+
+
+def _int(text: str) -> int:
+    """Return a whole number of 64 bits: a longer one breaks arithmetic, and what a call sends on."""
+    value = int(text)
+    if not -(2**63) <= value < 2**64:
+        raise ValueError(text[:20])
+    return value
+
+
+def _storable(value: Any) -> Any:
+    """Return a value whose texts can be stored and sent, also where the JSON wrote them as escapes."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(key): _storable(item) for key, item in value.items()}
+    return [_storable(item) for item in value] if isinstance(value, list) else value
 
 
 def _depth(value: Any) -> int:

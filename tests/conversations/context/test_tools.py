@@ -69,6 +69,27 @@ def test_arguments_that_break_the_schema_are_told_in_words(arguments: str, words
     assert words in result.text and len(result.text) < 500
 
 
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e400", "-1e999", str(2**64)])
+def test_numbers_that_no_arithmetic_holds_are_told_in_words(number: str) -> None:
+    async def run(_given: Mapping[str, Any]) -> ToolAnswer:
+        raise AssertionError("it must not run")
+
+    schema = {"type": "object", "properties": {"n": {"type": "number", "multipleOf": 0.5}}}
+    toolbox = Toolbox([Tool(ToolSpec("half", "半", check_schema(schema)), run)])
+    result = asyncio.run(toolbox.run(ToolCall(0, "c1", "half", f'{{"n":{number}}}'), trace={}))
+    assert (result.outcome, result.problem) == ("failed", "bad_arguments")
+    assert "不是合法的 JSON" in result.text
+
+
+def test_texts_that_cannot_be_stored_arrive_so_that_they_can() -> None:
+    async def run(given: Mapping[str, Any]) -> ToolAnswer:
+        return ToolAnswer(str([*given, *given.values()][1].encode()))
+
+    toolbox = Toolbox([Tool(ToolSpec("note", "记", check_schema({})), run)])
+    result = asyncio.run(toolbox.run(ToolCall(0, "c1", "note", r'{"q":"\u0000\ud800"}'), trace={}))
+    assert (result.outcome, result.text) == ("done", str("\ufffd\ufffd".encode()))
+
+
 def test_no_arguments_are_an_empty_object() -> None:
     assert "required property" in ran("").text
 
