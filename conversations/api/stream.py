@@ -487,8 +487,10 @@ def tool_data(note: ToolNote) -> dict[str, Any]:
     said: dict[str, Any] = {"callId": note.id, "name": note.name}
     if len(note.arguments) <= TOOL_ARGUMENTS_MAX_CHARS:
         try:
-            said["arguments"] = orjson.loads(note.arguments or "{}")
-        except orjson.JSONDecodeError:
+            arguments = orjson.loads(note.arguments or "{}")
+            orjson.dumps(arguments)  # what is nested deeper than this can be read, and not be written
+            said["arguments"] = arguments
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):
             said["arguments"] = note.arguments
     return {**said, "status": note.status, "ms": note.ms}
 

@@ -103,6 +103,14 @@ def test_a_replay_tells_of_tools_in_their_place_and_leaves_ids_alone(carol: Pers
     assert [event for _, event, _ in there.events] == [*["tool"] * 4, "message", "done"]
 
 
+def test_arguments_nested_without_sense_do_not_break_the_stream(carol: Person) -> None:
+    nested = '{"a":' * 300 + "{}" + "}" * 300
+    question = f"[[n=3 tool=current_time args={nested}]]"
+    reading = carol.say(carol.new_chat(), question, include=["tool"])
+    assert [data["arguments"] for _, event, data in reading.events if event == "tool"] == [nested] * 2
+    assert reading.terminal is not None and reading.terminal[1]["status"] == "complete"
+
+
 def test_a_whole_reply_uses_tools(carol: Person) -> None:
     answer = carol.call("POST", f"{carol.new_chat()}/messages", json={"content": QUESTION})
     assert answer.status_code == 200

@@ -319,7 +319,8 @@ async def test_the_model_searches_what_the_site_knows_and_the_reply_has_its_card
     await in_unit(know, people.birch, "# 机密\n白桦的退款要一百年。", filename="机密.md")
     await in_unit(switch_on, people.acorn, knowledge="tool")
     chat, claims = await opened(people)
-    question = '退款？ [[n=3 tool=search_knowledge args={"query":"退款几个工作日到账","limit":2}]]'
+    # A model may write an integer as 2.0; JSON schema takes it.
+    question = '退款？ [[n=3 tool=search_knowledge args={"query":"退款几个工作日到账","limit":2.0}]]'
     async with running_engines() as [engine]:
         reply = await answered(engine, claims, chat, question)
     result = messages_of(provider, 1)[-1]["content"]
