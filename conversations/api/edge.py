@@ -35,6 +35,8 @@ FORM_BYTES = 64 * 1024
 """What a form may have beside its file."""
 CALLBACK_BODY_MAX_BYTES = 4 * 1024 * 1024
 """The voice platform may send pictures beside the words, which are read over."""
+ENVELOPED = {"/getScenes": "getScenes", "/proxy": "proxy"}
+"""Paths whose callers read the voice platform's envelope, and what it calls them."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 
@@ -180,12 +182,19 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def send_problem(scope: Scope, send: Send, error: ChatError, *more: tuple[bytes, bytes]) -> None:
-    """Answer with the problem document of an error, and with more headers; to the voice platform in its shape."""
+    """Answer with the problem document of an error, and with more headers; to voice callers in their shapes."""
     status, headers, body = problem_response_parts(error, scope["headers"])
     if scope["path"].startswith(CALLBACK_PATH):
         code = "BadRequest" if status < 500 else "InternalError"
         refusal = CallbackError(code, status, error.text.detail("zh-hans"))
         body = json.dumps(refusal.document(), ensure_ascii=False, separators=(",", ":")).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    elif scope["path"] in ENVELOPED:
+        # The vendor's front end breaks on an answer without ResponseMetadata (WIRE 2.4).
+        problem = json.loads(body)
+        told = {"Code": -1, "Message": f"Error: {problem['detail']}", "Reason": error.code}
+        metadata = {"Action": ENVELOPED[scope["path"]], "RequestId": problem["requestId"], "Error": told}
+        body = json.dumps({"ResponseMetadata": metadata}, ensure_ascii=False, separators=(",", ":")).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += more
     await send({"type": "http.response.start", "status": status, "headers": headers})

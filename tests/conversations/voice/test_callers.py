@@ -193,6 +193,21 @@ def test_only_post_is_answered(people: World, path: str) -> None:
 
     answer = talk(go, None)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert error_of(answer)["Reason"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("path", ["/getScenes", "/proxy"])
+def test_a_body_without_measure_is_refused_in_the_envelope_too(people: World, settings: Any, path: str) -> None:
+    settings.REQUEST_BODY_MAX_BYTES = 1000
+
+    async def go(alice: Client) -> httpx.Response:
+        return await alice.post(path, {"SceneID": "x" * 2000})
+
+    answer = talk(go, bearer(people.alice))
+    metadata = answer.json()["ResponseMetadata"]
+    assert (answer.status_code, metadata["Action"]) == (413, path.strip("/"))
+    assert (metadata["Error"]["Code"], metadata["Error"]["Reason"]) == (-1, "body_too_large")
+    assert metadata["RequestId"] == answer.headers["x-request-id"]
 
 
 def test_a_scene_without_keys_is_left_out_and_a_start_says_what_is_missing(
