@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 UNSPOKEN = {"failed", "interrupted"}
 """How replies end for which we apologise."""
+SILENT = {"complete", "truncated"}
+"""How replies end that should have words: without any, to a person they are a failure like the others."""
 
 
 async def callback(scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,7 +127,7 @@ class Answer:
             ending = Ending("failed")
         if ending is None:
             return
-        if ending.status in UNSPOKEN and self._room.apology:
+        if self._is_apology_due(ending) and self._room.apology:
             await self._write(self._chunks.text(self._room.apology))
         usage = self._usage(speech, ending) if self._turn.includes_usage else None
         last = self._chunks.closing(finish_reason_of(ending.finish_reason), usage)
@@ -143,7 +145,7 @@ class Answer:
             raise not_now() from error
         if ending is None:
             return
-        if ending.status in UNSPOKEN:
+        if self._is_apology_due(ending):
             self._said.append(self._room.apology)
         reason = finish_reason_of(ending.finish_reason)
         usage = self._usage(speech, ending)
@@ -163,6 +165,9 @@ class Answer:
         self._said.append(text)
         if self._turn.is_stream:
             await self._write(self._chunks.text(text))
+
+    def _is_apology_due(self, ending: Ending) -> bool:
+        return ending.status in UNSPOKEN or (ending.status in SILENT and not "".join(self._said).strip())
 
     async def _write(self, body: bytes, *, is_last: bool = False) -> None:
         await self._request.send({"type": "http.response.body", "body": body, "more_body": not is_last})
