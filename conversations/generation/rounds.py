@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 CALLS_MAX = 8
 """Calls of one round that are run; the model is told to ask for the others again."""
+CALLS_KEPT = 32
+"""Calls of one round that are heard of at all: each further one would cost rows and prompt for nothing."""
+NAME_MAX_CHARS = 64
 AT_ONCE = 4
 RESULTS_MAX_CHARS = 48_000
 """What all tools of a reply may tell the model together; after that each gets a word in, and no more."""
@@ -73,8 +76,13 @@ class Rounds:
         if not run.attempt.has_tools:
             return False
         calls = tuple(
-            replace(call, id=call.id or f"call_{run.round}_{index}", index=index)
-            for index, call in enumerate(finished.tool_calls)
+            replace(
+                call,
+                id=call.id or f"call_{run.round}_{index}",
+                name=(call.name or "")[:NAME_MAX_CHARS],
+                index=index,
+            )
+            for index, call in enumerate(finished.tool_calls[:CALLS_KEPT])
         )
         results = await self._run_all(run, toolbox, calls)
         await self._close_round(run)

@@ -137,6 +137,21 @@ async def test_several_at_once_and_what_cannot_be_run_is_told_in_words(
     ]
 
 
+async def test_calls_without_measure_leave_rows_and_prompts_of_a_bounded_size(
+    people: World, provider: FakeProvider
+) -> None:
+    await in_unit(connect, provider)
+    await in_unit(switch_on, people.acorn, "current_time")
+    chat, claims = await opened(people)
+    names = ",".join(["很长的名字" * 100, *["current_time"] * 60])
+    async with running_engines() as [engine]:
+        reply = await answered(engine, claims, chat, f"[[n=2 tool={names}]]")
+    rows = await in_unit(tool_rows, reply.pk)
+    assert (reply.status, len(rows), len(rows[0]["name"])) == ("complete", 32, 64)
+    asked = next(message for message in messages_of(provider, 1) if message.get("tool_calls"))
+    assert len(asked["tool_calls"]) == len([m for m in messages_of(provider, 1) if m["role"] == "tool"]) == 32
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
