@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from jsonschema import Draft202012Validator
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 SECONDS_MAX = 10.0
 RESULT_MAX_CHARS = 16_000
 ARGUMENTS_MAX_CHARS = 16_000
+AT_ONCE_MAX_CHARS = 500
+"""Longer arguments are checked in a thread."""
+ERRORS_MAX = 20
+"""So many things that are wrong are looked at, to tell the one that says most."""
 SCHEMA_MAX_CHARS = 16_384
 SCHEMA_MAX_DEPTH = 12
 _REFUSED_KEYWORDS = frozenset(
@@ -93,7 +98,10 @@ class Toolbox:
             known = "、".join(self._tools)
             return over("failed", f"没有名为“{name}”的工具。可用的工具：{known}。", "unknown_tool")
         try:
-            arguments = read_arguments(tool.spec, said)
+            if len(said) <= AT_ONCE_MAX_CHARS:
+                arguments = read_arguments(tool.spec, said)
+            else:  # which may take seconds, and all streams of this process wait for the loop
+                arguments = await asyncio.to_thread(read_arguments, tool.spec, said)
         except ToolFailed as refused:
             return over("failed", str(refused), "bad_arguments")
         try:
@@ -127,7 +135,7 @@ def read_arguments(spec: ToolSpec, text: str) -> dict[str, Any]:
         raise ToolFailed(f"工具“{spec.name}”的参数必须是一个 JSON 对象。")
     try:
         value = _storable(value)
-        wrong = best_match(Draft202012Validator(dict(spec.parameters)).iter_errors(value))
+        wrong = best_match(islice(Draft202012Validator(dict(spec.parameters)).iter_errors(value), ERRORS_MAX))
     except RecursionError:
         raise ToolFailed(f"工具“{spec.name}”的参数嵌套太深。") from None
     if wrong is not None:

@@ -90,6 +90,28 @@ def test_texts_that_cannot_be_stored_arrive_so_that_they_can() -> None:
     assert (result.outcome, result.text) == ("done", str("\ufffd\ufffd".encode()))
 
 
+def test_a_long_check_of_arguments_keeps_nobody_else_waiting() -> None:
+    async def run(given: Mapping[str, Any]) -> ToolAnswer:
+        return ToolAnswer(str(len(given["xs"])))
+
+    # Every number is tried against fifty alternatives before it is found to be good.
+    choices = {"anyOf": [{"type": "string"}] * 50 + [{"type": "integer"}]}
+    schema = {"type": "object", "properties": {"xs": {"type": "array", "items": choices}}}
+    toolbox = Toolbox([Tool(ToolSpec("sum", "和", check_schema(schema)), run)])
+
+    async def both() -> tuple[ToolRun, int]:
+        call = ToolCall(0, "c1", "sum", '{"xs":[' + ",".join(["1"] * 2000) + "]}")
+        running, ticks = asyncio.create_task(toolbox.run(call, trace={})), 0
+        while not running.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        return await running, ticks
+
+    result, ticks = asyncio.run(both())
+    assert (result.outcome, result.text) == ("done", "2000")
+    assert ticks > 10
+
+
 def test_no_arguments_are_an_empty_object() -> None:
     assert "required property" in ran("").text
 
