@@ -286,5 +286,7 @@ if __name__ == "__main__":
     ways_of_sites = ("off", "on", "prefix", "instruction")
     parser.add_argument("--way", choices=ways_of_sites, help="only this setting of the sites")
     parser.add_argument("--breaker", action="store_true", help="25 straight 500s instead: rest and recovery")
-    parser.add_argument("--ledger", type=int, default=0, metavar="N", help="the sums of the ledger instead, over N replies")
+    parser.add_argument(
+        "--ledger", type=int, default=0, metavar="N", help="the sums of the ledger instead, over N replies"
+    )
     sys.exit(asyncio.run(main(parser.parse_args())))
