@@ -121,7 +121,12 @@ def compile_call(config: Any, *, names: frozenset[str]) -> Call:
             raise ValueError(f"{name}: must map names to texts")
         parts[name] = _compiled(name, pairs)
     for header in parts["headers"]:
-        if header.lower() in _OURS or not header.replace("-", "").isalnum() or not header.isascii():
+        if (
+            header.lower().startswith("x-internal-")
+            or header.lower() in _OURS
+            or not header.replace("-", "").isalnum()
+            or not header.isascii()
+        ):
             raise ValueError(f"headers: {header} is not for a template")
     if config.get("body") is not None and method == "GET":
         raise ValueError("body: a GET has none")

@@ -209,6 +209,12 @@ def test_a_value_that_would_end_a_header_is_refused(backend: str) -> None:
     assert trouble(config, values={"pageContext": {"a": "x\r\nX-B: y"}}) == "bad_header_value"
 
 
+@pytest.mark.parametrize("name", ["X-Member", "x-internal-signature", "X-Internal-Key-Id"])
+def test_no_template_writes_what_only_we_sign(name: str) -> None:
+    with pytest.raises(ValueError, match="is not for a template"):
+        compile_call({"url": "https://example.com/", "headers": {name: "${pageContext.a}"}}, names=NAMES)
+
+
 def test_nothing_secret_shows_in_a_repr(backend: str) -> None:
     compiled = compile_call({"url": f"{backend}/x", "headers": {"X-A": "${secret}"}}, names=NAMES)
     assert SECRET.reveal() not in repr(compiled) + repr(SECRET)
