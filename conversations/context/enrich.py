@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,6 +52,15 @@ LABELS: Mapping[str, tuple[str, str, str, str]] = {
         "[Question]",
     ),
 }
+
+_LABEL = re.compile(
+    r"[【\[]\s*(参考资料|当前页面|页面|问题|Reference|Current\s+page|Page|Question)\s*[】\]]", re.IGNORECASE
+)
+
+
+def quoted_text(text: str) -> str:
+    """Return a text in which nothing looks like our labels: a document must not begin the question itself."""
+    return _LABEL.sub(r"(\1)", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +181,15 @@ def combine(
     room = min(CONTEXT_MAX_TOKENS, budget // 3)
     parts: list[str] = []
     shown: list[FoundPassage] = []
-    if pages := [f"{page_name} {answer.name}\n{answer.text}" for answer in answers if answer.text]:
+    told = [quoted_text(f"{answer.name}\n{answer.text}") for answer in answers if answer.text]
+    if pages := [f"{page_name} {text}" for text in told]:
         text = _fitting("\n\n".join(pages), room)
         room -= estimate_tokens(text)
         parts.append(f"{page_label}\n{text}")
     quoted: list[str] = []
     for passage in passages:
         title = " › ".join(filter(None, (passage.title, passage.heading)))
-        text = f"[{len(quoted) + 1}] {title}\n{passage.text}"
+        text = f"[{len(quoted) + 1}] " + quoted_text(f"{title}\n{passage.text}")
         cost = estimate_tokens(text) + 2
         if cost > room and quoted:
             break
