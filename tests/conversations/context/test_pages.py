@@ -12,6 +12,7 @@ from conversations.context.pages import (
     CONTEXT_MAX_VALUES,
     Visit,
     ask_page,
+    check_source,
     context_trouble,
     matches,
     sources_for,
@@ -43,6 +44,10 @@ VISIT = Visit(
         ("a*b*c", "a/x/b/y/c", True),
         ("a*b*c", "a/x/c", False),
         ("(a+)+$", "aaaaaaaaaaaaaaaaaaaaaaaaaaaa!", False),
+        ("a*a", "a", False),
+        ("*b*b", "a-b", False),
+        ("*a" * 60 + "!", "a" * 200, False),
+        ("*a" * 60 + "*", "a" * 200, True),
     ],
 )
 def test_a_pattern_means_pages(pattern: str, page: str, is_meant: bool) -> None:
@@ -67,6 +72,13 @@ def test_a_text_is_filled_with_the_context_the_page_and_the_member() -> None:
     template = "${sourcePage} ${pageContext.order.id} ${member.nickname} ${question}"
     answer = asyncio.run(ask_page(PageSource(name="订单", kind="text", template=template), VISIT))
     assert (answer.name, answer.text, answer.card) == ("订单", "order/detail 7 爱丽丝 到哪了？", None)
+
+
+@pytest.mark.parametrize("kind", ["text", "http"])
+@pytest.mark.parametrize("request_said", [["card"], 5, "card"])
+def test_a_request_that_is_no_object_is_named(kind: str, request_said: Any) -> None:
+    with pytest.raises(ValueError, match="request: must be a JSON object"):
+        check_source(PageSource(kind=kind, template="订单", request=request_said))
 
 
 def test_a_card_without_a_title_is_none() -> None:
