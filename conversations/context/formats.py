@@ -92,7 +92,7 @@ def kind_of(filename: str, content: bytes) -> Kind:
 
 
 def _kind_by_content(content: bytes) -> Kind | None:
-    if b"%PDF-" in content[:1024]:
+    if content.lstrip().startswith(b"%PDF-"):
         return "pdf"
     if content.startswith(_OLE):
         if _ENCRYPTED_PACKAGE in content:
@@ -103,7 +103,8 @@ def _kind_by_content(content: bytes) -> Kind | None:
     try:
         decode(content)
     except BadFile:
-        return None
+        # Readers of PDF look for its mark in the first kilobyte; a text may speak of it.
+        return "pdf" if b"%PDF-" in content[:1024] else None
     return "text"
 
 

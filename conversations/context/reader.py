@@ -99,8 +99,10 @@ def _hear(
                     raise BadFile(cast(BadFileCode, code) if code in CODES else "file_broken")
                 else:
                     return Reading(kind, tuple(Piece(heading, text) for heading, text in value["pieces"]))
-    # It ended without a word: the kernel ended it, for memory or for time.
     process.wait()
+    if process.returncode > 0:
+        raise BadFile("file_broken")  # a library fell over it in a way that nobody foresaw
+    # It ended without a word: the kernel ended it, for memory or for time.
     raise BadFile("file_reading_timeout" if process.returncode == -signal.SIGXCPU else "file_bomb")
 
 

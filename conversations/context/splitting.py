@@ -23,6 +23,8 @@ _SENTENCE = re.compile(r".+?(?:[。！？；!?;…]+[”』」）)\"']*|\.(?=\s)
 _MARKDOWN_HEADING = re.compile(r"(#{1,6})\s+(.+?)\s*#*\s*$")
 _QUESTION = re.compile(r"(?:\*\*)?(?:Q\s*\d*|问题?\s*\d*)\s*[:：.、]\s*\S", re.IGNORECASE)
 _FENCE = re.compile(r"\s*(```|~~~)")
+_LOOKED_AT_CHARS = 300
+"""A line is a heading or a question by its beginning: long runs of blanks would take the patterns hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,14 @@ def blocks_of_text(text: str, *, is_markdown: bool) -> Iterator[Block]:
     for line in text.splitlines():
         if is_markdown and _FENCE.match(line):
             is_code = not is_code
-        heading = _MARKDOWN_HEADING.match(line) if is_markdown and not is_code else None
+        heading = _MARKDOWN_HEADING.match(line[:_LOOKED_AT_CHARS]) if is_markdown and not is_code else None
         if heading:
             yield from flush()
             yield Block(heading[2], level=len(heading[1]))
         elif not line.strip() and not is_code:
             yield from flush()
         else:
-            if _QUESTION.match(line) and not is_code:
+            if _QUESTION.match(line[:_LOOKED_AT_CHARS]) and not is_code:
                 yield from flush()
             lines.append(line.rstrip())
     yield from flush()
@@ -99,7 +101,7 @@ def _pieces(heading: str, paragraphs: list[str], *, is_told: bool) -> Iterator[P
         return
     current = ""
     for part in _parts(paragraphs):
-        begins_question = _QUESTION.match(part) is not None
+        begins_question = _QUESTION.match(part[:_LOOKED_AT_CHARS]) is not None
         if current and (begins_question or len(current) + len(part) > TARGET_CHARS):
             yield Piece(heading, current)
             current = ""

@@ -109,6 +109,23 @@ def test_a_bad_file_is_refused_by_its_name(filename: str, content: bytes, code: 
     assert trouble(filename, content) == code
 
 
+def test_a_docx_with_a_spoilt_entry_is_broken_and_no_bomb() -> None:
+    spoilt = bytearray(files.docx_of("好"))
+    start = spoilt.find(b"word/document.xml") + len("word/document.xml")
+    spoilt[start + 3 : start + 30] = b"\xff" * 27
+    assert trouble("a.docx", bytes(spoilt)) == "file_broken"
+
+
+def test_a_text_may_speak_of_pdf() -> None:
+    assert read("a.md", "文件以 %PDF-1.7 开头。".encode()) == [("", "文件以 %PDF-1.7 开头。")]
+
+
+def test_runs_of_blanks_cost_no_time() -> None:
+    blanks = " " * 200_000
+    text = f"# a{blanks}b\n\n问题{blanks}x\n\n退款"
+    assert read("a.md", text.encode(), seconds=8)[-1][1].endswith("退款")
+
+
 def test_a_pdf_that_explodes_costs_bounded_memory_and_time() -> None:
     began = time.monotonic()
     assert trouble("a.pdf", files.bomb_pdf()) in {"file_bomb", "file_reading_timeout", "file_too_long"}
