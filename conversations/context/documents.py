@@ -83,7 +83,9 @@ def keep_replacement(document: Document, file: LookedAt) -> Document:
         if file.reading is not None:
             finish_document(document, file.reading.pieces)
         else:
-            _change(document, status=Document.Status.QUEUED, percent=0, error_code="", claim=None, tries=0)
+            # Nobody's claim, also for whoever asks when it was last renewed: it is taken up at once.
+            waiting = Document.Status.QUEUED
+            _change(document, status=waiting, percent=0, error_code="", claim=None, claimed_at=None, tries=0)
     return document
 
 

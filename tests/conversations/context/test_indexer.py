@@ -103,6 +103,26 @@ def test_a_claim_that_was_taken_over_changes_nothing(
 
 
 @pytest.mark.django_db
+def test_a_replacement_that_comes_while_the_first_file_is_read_is_taken_up_at_once(
+    world: World, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = add(world.acorn)
+    real, newer = indexer.read_file, files.pdf_of("新的手册说退款要五天", pages=2)
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(indexer, "read_file", real)
+        with tenant(world.acorn.pk):
+            replace_document(document, filename="新.pdf", content=newer)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(indexer, "read_file", meanwhile)
+    assert [indexer.work_once(), indexer.work_once()] == [True, True]
+    document.refresh_from_db()
+    assert (document.status, document.filename, document.files.count()) == ("ready", "新.pdf", 1)
+    assert (count_found(world.acorn, "五天") > 0, count_found(world.acorn, "三天")) == (True, 0)
+
+
+@pytest.mark.django_db
 def test_a_document_whose_readers_all_died_is_given_up(world: World, patient: None) -> None:
     document = add(world.acorn)
     Document.across_sites.filter(pk=document.pk).update(tries=indexer.TRIES_MAX)
