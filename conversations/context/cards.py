@@ -117,6 +117,20 @@ def merge_cards(card: Mapping[str, Any] | None, other: Mapping[str, Any] | None)
     return {**card, "sources": sources[:SOURCES_MAX]}
 
 
+def without_document(card: Mapping[str, Any], document_id: int) -> dict[str, Any] | None:
+    """Return a card without what it says of a document of ours; None when it says nothing else."""
+    sources = list(card.get("sources", []))
+    kept = [source for source in sources if source.get("documentId") != document_id]
+    first = sources[0] if sources else {}
+    if card.get("type") != "knowledge" or first.get("documentId") != document_id:
+        return {**card, "sources": kept}
+    if not kept:
+        return None
+    # The words of the card were that document's.
+    words = {"title": kept[0]["title"], "summary": shorten(kept[0]["excerpt"], SUMMARY_CHARS), "sources": kept}
+    return {**{name: value for name, value in card.items() if name != "url"}, **words}
+
+
 def shorten(text: str, most: int) -> str:
     """Return the text on one line, cut with an ellipsis; storable, wherever it came from."""
     plain = " ".join(storable(text).split())

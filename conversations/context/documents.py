@@ -15,11 +15,12 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
+from conversations.context.cards import without_document
 from conversations.context.formats import BadFile, Kind, kind_of
 from conversations.context.reader import NotInTime, Reading, read_file
 from conversations.context.splitting import Piece
 from conversations.context.terms import as_tsvector
-from conversations.models import Document, DocumentFile
+from conversations.models import Document, DocumentFile, Message
 from conversations.models.knowledge import DOCUMENT_TITLE_CHARS
 
 AT_ONCE_SECONDS = 5.0
@@ -111,7 +112,10 @@ def reindex_document(document: Document) -> None:
 
 
 def delete_document(document: Document) -> None:
-    """Remove a document with all that came of it: passages, index entries, files, embeddings."""
+    """Remove a document with all that came of it: passages, index entries, files, embeddings.
+
+    Its words leave the cards of earlier replies, too; what replies said stays: it is theirs.
+    """
     with transaction.atomic():
         for table in ("conversations_passage", "conversations_document_file"):
             with connection.cursor() as cursor:
@@ -120,6 +124,11 @@ def delete_document(document: Document) -> None:
                     [document.site_id, document.pk],
                 )
         Document.objects.for_site(document.site_id).filter(pk=document.pk).delete()
+        named = {"sources": [{"documentId": document.pk}]}
+        replies = Message.objects.for_site(document.site_id).filter(reference_card__contains=named)
+        for reply in replies.select_for_update(of=("self",)).only("reference_card"):
+            card = without_document(reply.reference_card or {}, document.pk)
+            Message.objects.for_site(document.site_id).filter(pk=reply.pk).update(reference_card=card)
 
 
 def finish_document(

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from conversations.context.cards import card_from_documents, card_from_passages, make_card, merge_cards, web_link
+from conversations.context.cards import (
+    card_from_documents,
+    card_from_passages,
+    make_card,
+    merge_cards,
+    web_link,
+    without_document,
+)
 from conversations.context.knowledge import FoundPassage
 
 
@@ -18,6 +25,24 @@ def test_each_document_gives_its_best_passage() -> None:
     card = card_from_passages([passage(1, "一", 0.9), passage(1, "二", 0.8), passage(2, "三", 0.7)])
     assert (card["title"], card["summary"], "url" in card) == ("乙", "一", False)
     assert [(source["documentId"], source["excerpt"]) for source in card["sources"]] == [(1, "一"), (2, "三")]
+
+
+def test_a_card_forgets_a_document_with_its_words_and_its_link() -> None:
+    first, second = passage(1, "一", 0.9), passage(2, "三", 0.7)
+    card = {**card_from_passages([first, second]), "url": "https://example.com/1"}
+    assert without_document(card, 1) == {
+        "type": "knowledge",
+        "title": "手册2",
+        "summary": "三",
+        "sources": card["sources"][1:],
+    }
+    assert without_document(card, 2) == {**card, "sources": card["sources"][:1]}
+    assert without_document(card_from_passages([first]), 1) is None
+    page = make_card("page", title="订单", summary="在路上", sources=[{"title": "订单", "documentId": None}])
+    assert without_document(merge_cards(page, card) or {}, 1) == {
+        **page,
+        "sources": [*page["sources"], card["sources"][1]],
+    }
 
 
 def test_a_vendors_documents_become_sources_with_its_ids_and_no_score() -> None:

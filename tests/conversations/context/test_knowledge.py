@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from conversations.context.documents import add_document
+from conversations.context.cards import card_from_passages
+from conversations.context.documents import add_document, delete_document
 from conversations.context.knowledge import search_passages
 from conversations.db import tenant
-from conversations.models import Document, Site
-from tests.world import World
+from conversations.models import Document, Membership, Message, Site
+from tests.world import World, make_conversation, make_exchange
 
 pytestmark = pytest.mark.django_db
 
@@ -75,3 +76,23 @@ def test_scores_fall_from_the_best_and_lie_between_nought_and_one(world: World) 
     scores = [passage.score for passage in passages]
     assert scores == sorted(scores, reverse=True)
     assert 0 < scores[-1] <= scores[0] <= 1
+
+
+def reply_leaning_on(member: Membership, query: str) -> Message:
+    _question, reply = make_exchange(make_conversation(member), query, "好")
+    with tenant(member.site_id):
+        reply.reference_card = card_from_passages(search_passages(member.site_id, query, limit=1))
+        reply.save(update_fields=["reference_card"])
+    return reply
+
+
+def test_a_deleted_document_is_on_no_card_any_more(world: World) -> None:
+    document = know(world.acorn)
+    know(world.birch)
+    ours, theirs = reply_leaning_on(world.alice, "运费谁承担"), reply_leaning_on(world.carol, "运费谁承担")
+    other = theirs.reference_card
+    with tenant(world.acorn.pk):
+        delete_document(document)
+    ours.refresh_from_db()
+    theirs.refresh_from_db()
+    assert (ours.reference_card, ours.content, theirs.reference_card) == (None, "好", other)
