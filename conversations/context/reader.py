@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from conversations.context.splitting import Piece, split
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY_MAX_BYTES = 1024 * 1024 * 1024
+AT_ONCE_MAX = 2
+"""So many files are read at the same moment for one of our processes: the bound of memory is for each of them."""
 CPU_SECONDS = 120
 TEXT_MAX_CHARS = 3_000_000
 PIECES_MAX = 20_000
@@ -39,6 +42,9 @@ class Reading:
     pieces: tuple[Piece, ...]
 
 
+_turns = threading.BoundedSemaphore(AT_ONCE_MAX)
+
+
 class NotInTime(Exception):
     """Reading takes longer than the caller waits: it belongs into the background."""
 
@@ -48,9 +54,22 @@ def read_file(
 ) -> Reading:
     """Return the passages of a file, read in a process with bounds; blocks for at most so many seconds.
 
-    `progress` is called with a percentage now and then; what it raises ends the reading.
+    `progress` is called with a percentage now and then (-1: nothing new); what it raises ends the reading.
     Raises: BadFile; NotInTime.
     """
+    deadline = time.monotonic() + seconds
+    while not _turns.acquire(timeout=max(0.0, min(1.0, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline:
+            raise NotInTime
+        if progress is not None:
+            progress(-1)
+    try:
+        return _read(kind, content, seconds=deadline - time.monotonic(), progress=progress)
+    finally:
+        _turns.release()
+
+
+def _read(kind: Kind, content: bytes, *, seconds: float, progress: Callable[[int], None] | None) -> Reading:
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.seek(0)

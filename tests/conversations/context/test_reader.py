@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 
 from conversations.context.formats import BadFile, kind_of
-from conversations.context.reader import NotInTime, read_file
+from conversations.context.reader import AT_ONCE_MAX, NotInTime, read_file
 from tests import files
 
 
@@ -142,3 +144,24 @@ def test_deep_html_and_entities_do_no_harm() -> None:
 def test_reading_ends_when_its_caller_waits_no_longer() -> None:
     with pytest.raises(NotInTime):
         read("a.pdf", files.pdf_of("很长", pages=2000), seconds=0.05)
+
+
+def test_files_of_many_senders_are_read_by_turns() -> None:
+    slow = files.pdf_of("很长", pages=2000)
+    began = threading.Barrier(AT_ONCE_MAX + 1)
+
+    def wait_for_it() -> None:
+        began.wait(10)
+        with suppress(NotInTime):
+            read("a.pdf", slow, seconds=1.5)
+
+    senders = [threading.Thread(target=wait_for_it) for _ in range(AT_ONCE_MAX)]
+    for sender in senders:
+        sender.start()
+    began.wait(10)
+    time.sleep(0.3)
+    with pytest.raises(NotInTime):
+        read("b.md", "退款".encode(), seconds=0.5)
+    for sender in senders:
+        sender.join(10)
+    assert read("b.md", "退款".encode()) == [("", "退款")]
