@@ -281,10 +281,14 @@ def test_a_planted_key_is_found_nowhere(
         )
         answers.append(said.content.decode())
     questions = {fields["name"]: ["你好"] for fields in given}
-    questions["faults"] = [f"[[fault={fault}{' rate=50' * (fault == 'slow')}]]" for fault in FAULTS]
+    # What a fault does is the same whoever's key it was: for the others every fifth will do.
+    faults = FAULTS if whose == "endpoint" else FAULTS[::5]
+    questions["faults"] = [f"[[fault={fault}{' rate=50' * (fault == 'slow')}]]" for fault in faults]
     seen = asyncio.run(ask_them_all(world, questions))
     codes = set(Generation.across_sites.values_list("error_code", flat=True))
-    assert len(seen) == 2 * sum(map(len, questions.values())) and len(codes) > 10, codes
+    assert len(seen) == 2 * sum(map(len, questions.values())) and len(codes) > (
+        10 if whose == "endpoint" else 6
+    ), codes
     assert set(Generation.across_sites.values_list("credential", flat=True)) == {whose}
 
     for name in ("refusal", "any words", "app html", "nobody"):
