@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings
 
 from tests.fakes.provider import start_fake_provider
-from tests.serving import Server, new_database, serving
+from tests.serving import Server, drop_template, new_database, serving
 from tests.world import World, make_world
 
 
@@ -19,6 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if settings.EMBEDDED_POSTGRES:
         held = postgres.hold(settings.VAR_DIR)
         config.add_cleanup(lambda: held.release(stop_when_last=True))
+    config.add_cleanup(drop_template)  # the last is the first to be called
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
