@@ -276,6 +276,9 @@ async def test_a_worker_that_dies_in_the_middle_of_a_tool_leaves_a_sealed_reply(
     async with running_engines(2) as [engine, other]:
         started = await send(engine, claims, chat, "[[n=3 say=2 tool=slow_tool]]")
         assert await eventually(lambda: in_unit(tool_rows, started.reply_id))
+        async with asyncio.timeout(5), engine.attach(started.reply_id) as buffer:
+            while buffer.content.length < len(expected_text(1, 2)):  # what is not committed dies with the worker
+                await buffer.changed()
         worker = engine.worker_id
         kill(engine)
         await in_unit(sweeper.sweep_worker, worker, lease_seconds=0)
