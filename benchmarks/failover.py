@@ -101,7 +101,7 @@ async def fail_once(
     asked = [asyncio.create_task(ask(pair, number, words_of(number))) for number in range(replies)]
     if fault == "kill":
         async with asyncio.timeout(30):
-            while (await pair.a.stats())["tokens"] < said + replies * after:  # noqa: ASYNC110
+            while (await pair.a.stats())["tokens"] < said + replies * after:  # noqa: ASYNC110  # another process counts
                 await asyncio.sleep(0.1)
         running = await pair.a.open_streams()
         report.check("A was killed in the middle of its replies", running > replies * 0.8, running)

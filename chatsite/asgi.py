@@ -21,11 +21,11 @@ warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume sy
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402  (needs the apps to be loaded)
 
-from conversations.api.edge import Edge, Message, Receive, Scope, Send  # noqa: E402
-from conversations.api.health import register_readiness  # noqa: E402
-from conversations.api.routing import http_router  # noqa: E402
-from conversations.generation.engine import Engine, engine, engine_trouble, register_chore  # noqa: E402
-from conversations.voice.rooms import sweep_rooms_for_ever  # noqa: E402
+from conversations.api.edge import Edge, Message, Receive, Scope, Send  # noqa: E402  # after the setup
+from conversations.api.health import register_readiness  # noqa: E402  # after the setup
+from conversations.api.routing import http_router  # noqa: E402  # after the setup
+from conversations.generation.engine import Engine, engine, engine_trouble, register_chore  # noqa: E402  # after the setup
+from conversations.voice.rooms import sweep_rooms_for_ever  # noqa: E402  # after the setup
 
 
 class Lifespan:

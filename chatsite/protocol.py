@@ -88,7 +88,7 @@ DONE = Done()
 class Cycle(RequestResponseCycle):
     """One request and its answer; pieces of a stream go straight to the socket while that takes them."""
 
-    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]  # as uvicorn calls it
         """Do what the base class does, for a piece of a chunked body without its detours."""
         if (
             self.chunked_encoding
@@ -108,17 +108,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.pipeline = Queue()  # type: ignore[assignment]
+        self.pipeline = Queue()  # type: ignore[assignment]  # the same methods, leaner
         self._refusal = "bad_request"
         self._head_bytes = 0
         self._barren_bytes = 0
         self._has_begun = False
         self._deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn calls it
         """Give the first request its time."""
         super().connection_made(transport)
-        self.flow._is_writable_event = Flag(is_set=True)  # type: ignore[assignment]
+        self.flow._is_writable_event = Flag(is_set=True)  # type: ignore[assignment]  # the same methods, leaner
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -158,7 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if type(self.cycle) is RequestResponseCycle:  # a new one, whose task has not begun yet
             self.cycle.__class__ = Cycle
-            self.cycle.message_event = Flag()  # type: ignore[assignment]
+            self.cycle.message_event = Flag()  # type: ignore[assignment]  # the same methods, leaner
         if len(self.pipeline) > PIPELINE_MAX:
             raise ValueError("too many requests ahead of their answers")
 

@@ -127,7 +127,7 @@ class Worker:
         """Return the exit code, or None when it still runs after `seconds`."""
         assert self.process is not None
         until = time.monotonic() + seconds
-        while (code := self.process.poll()) is None and time.monotonic() < until:  # noqa: ASYNC110
+        while (code := self.process.poll()) is None and time.monotonic() < until:  # noqa: ASYNC110  # a process has no event
             await asyncio.sleep(0.02)
         return code
 

@@ -45,7 +45,7 @@ class FakeProvider:
         Raises: RuntimeError when it does not within 10 s.
         """
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: ASYNC220
+            self.process = subprocess.Popen(  # noqa: ASYNC220  # starting is quick
                 [sys.executable, "-m", "tests.fakes.provider", "--port", str(self.port), "--name", self.name],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -107,7 +107,7 @@ class Pair:
                 "model": "fake-1",
                 "apiKey": "sk-bench-0123456789",
             }
-            given |= {"baseUrl": f"{provider.base_url}/v1", "priority": priority, **more}  # type: ignore[dict-item]
+            given |= {"baseUrl": f"{provider.base_url}/v1", "priority": priority, **more}  # type: ignore[dict-item]  # plain JSON
             made = await self.staff.call(self.addresses[0], "POST", "", given)
             self.ids[provider.name] = made["id"]
         await self.staff.acknowledged(self.addresses[0], workers=self.workers)

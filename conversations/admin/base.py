@@ -42,7 +42,7 @@ def managed_site_ids(request: HttpRequest) -> frozenset[int]:
             if isinstance(user, User) and user.is_active and user.is_staff
             else ()
         )
-        request._managed_site_ids = known  # type: ignore[attr-defined]
+        request._managed_site_ids = known  # type: ignore[attr-defined]  # kept with its request
     return known
 
 

@@ -182,7 +182,7 @@ class DocumentAdmin(ScopedAdmin):
         """Return the list under a box for a question, with what that question finds."""
         given: QueryDict = request.GET.copy()
         question = (given.pop("try", [""])[-1]).strip()[:QUERY_MAX_CHARS]
-        request.GET = given  # type: ignore[assignment]
+        request.GET = given  # type: ignore[assignment]  # a mutable copy, as Django lets us put it
         context = {
             "question": question,
             "found": self._find(request, question) if question and is_storable(question) else [],

@@ -82,7 +82,7 @@ class GrantInline(TabularInline):
         """Return the mask of the site's own key, or that it has none."""
         return key_words(grant, grant.endpoint) if grant.pk else "–"
 
-    key_in_use.short_description = _("key in use")  # type: ignore[attr-defined]
+    key_in_use.short_description = _("key in use")  # type: ignore[attr-defined]  # how the admin names a column
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the person may see endpoints."""

@@ -246,7 +246,7 @@ class VoiceSceneAdmin(SiteBoundAdmin):
         if scene.pk is None:
             return gettext("Save first.")
         language = "en" if (get_language() or "").startswith("en") else "zh-hans"
-        lines = [(problem.level, problem.text(language)) for problem in check_scene(scene)]  # type: ignore[arg-type]
+        lines = [(problem.level, problem.text(language)) for problem in check_scene(scene)]  # type: ignore[arg-type]  # one of the two we have
         if not lines:
             return gettext("Nothing is missing.")
         colours = {"error": "danger", "warning": "warning"}

@@ -188,7 +188,7 @@ class SiteForm(forms.ModelForm):
         # The model checks `settings` as a whole and has no field here to blame, so it is asked only when the
         # settings above are sound.
         if not any(name.startswith(PREFIX) for name in self.errors):
-            super()._post_clean()  # type: ignore[misc]
+            super()._post_clean()  # type: ignore[misc]  # Django has it, the stubs do not
 
 
 @admin.register(Site)

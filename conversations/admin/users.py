@@ -25,7 +25,7 @@ if admin.site.is_registered(Group):
 
 
 @admin.register(User)
-class UserAdmin(SuperuserAdmin, DjangoUserAdmin):  # type: ignore[misc]
+class UserAdmin(SuperuserAdmin, DjangoUserAdmin):  # type: ignore[misc]  # both bases are ModelAdmins
     """Accounts: names, passwords, and whether somebody is staff."""
 
     superuser_may = frozenset({"view", "add", "change"})

@@ -51,7 +51,7 @@ class WorkerAdmin(SuperuserAdmin):
     @display(description=_("state"), ordering="is_dead")
     def state(self, worker: Worker) -> SafeString:
         """Return whether the worker lives, by the database's clock, as a coloured word."""
-        clock: datetime = worker.clock  # type: ignore[attr-defined]
+        clock: datetime = worker.clock  # type: ignore[attr-defined]  # annotated by the queryset
         if worker.is_dead:
             return chip("dead", _("dead"), STATE_COLOURS)
         if clock - worker.seen_at > timedelta(seconds=settings.LEASE_SECONDS):

@@ -21,8 +21,8 @@ class TokenAuthentication(BaseAuthentication):
         """
         claims = claims_from_headers(request.headers)
         membership = member_for(claims)
-        request.membership = membership  # type: ignore[attr-defined]
-        request.claims = claims  # type: ignore[attr-defined]
+        request.membership = membership  # type: ignore[attr-defined]  # ours, on DRF's request
+        request.claims = claims  # type: ignore[attr-defined]  # ours, on DRF's request
         return membership.user, claims
 
     def authenticate_header(self, request: Request) -> str:
@@ -33,7 +33,7 @@ class TokenAuthentication(BaseAuthentication):
 class StaffTokenAuthentication(TokenAuthentication):
     """The same token, where a session may stand instead of it."""
 
-    def authenticate(self, request: Request) -> tuple[User, Claims] | None:  # type: ignore[override]
+    def authenticate(self, request: Request) -> tuple[User, Claims] | None:  # type: ignore[override]  # the claims are our second
         """Return user and claims; None without an Authorization header, so that the session is asked.
 
         Raises: NotSignedIn.

@@ -72,7 +72,7 @@ def read_body(serializer: type[Any], request: ScopedRequest) -> dict[str, Any]:
 
 def conversation_document(conversation: Conversation) -> dict[str, Any]:
     """Return one conversation as JSON."""
-    conversation.is_generating = queries.is_generating(conversation)  # type: ignore[attr-defined]
+    conversation.is_generating = queries.is_generating(conversation)  # type: ignore[attr-defined]  # read by the serializer
     return dict(ConversationSerializer(conversation).data)
 
 

@@ -69,7 +69,7 @@ class GrantsSerializer(CamelCaseSerializer):
 
 def grant_document(row: EndpointGrant, endpoint: Endpoint) -> dict[str, Any]:
     """Return one grant as JSON."""
-    row.is_stale = row.is_stale_for(endpoint)  # type: ignore[attr-defined]
+    row.is_stale = row.is_stale_for(endpoint)  # type: ignore[attr-defined]  # read by the serializer
     return dict(GrantSerializer(row).data)
 
 

@@ -181,7 +181,7 @@ def document_document(document: Document, language: Language) -> dict[str, Any]:
     """Return one document as JSON."""
     code = document.error_code
     error = {"code": code, "detail": CODES[code].detail(language)} if code in CODES else None
-    document.error = error  # type: ignore[attr-defined]
+    document.error = error  # type: ignore[attr-defined]  # read by the serializer
     return dict(DocumentSerializer(document).data)
 
 

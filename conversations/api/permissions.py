@@ -27,7 +27,7 @@ class IsApproved(IsSignedIn):
     def has_permission(self, request: Request, view: Any) -> bool:
         """Return True for an approved member; raise NotSignedIn or NotAllowed otherwise."""
         super().has_permission(request, view)
-        if not request.membership.is_approved:  # type: ignore[attr-defined]
+        if not request.membership.is_approved:  # type: ignore[attr-defined]  # set by authentication
             raise NotAllowed("not_approved")
         return True
 
@@ -38,7 +38,7 @@ class ManagesSite(IsApproved):
     def has_permission(self, request: Request, view: Any) -> bool:
         """Return True for them; raise NotSignedIn or NotAllowed otherwise."""
         super().has_permission(request, view)
-        membership = request.membership  # type: ignore[attr-defined]
+        membership = request.membership  # type: ignore[attr-defined]  # set by authentication
         if membership.role != Membership.Role.MANAGER and not membership.user.is_superuser:
             raise NotAllowed
         return True

@@ -86,7 +86,7 @@ class ScopedViewSet(ViewSet):
         except NotSignedIn:
             # The authentication will say the same, as a response.
             return super().dispatch(request, *args, **kwargs)
-        request.site_id = site_id  # type: ignore[attr-defined]
+        request.site_id = site_id  # type: ignore[attr-defined]  # ours, on DRF's request
         try:
             with tenant(site_id):
                 response = super().dispatch(request, *args, **kwargs)

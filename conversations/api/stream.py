@@ -433,7 +433,7 @@ class Relay:
 
 
 class Rounds:
-    """Looks after all relays of one event loop, at least every second: one task instead of one for each stream."""
+    """Looks after all relays of one event loop, every ROUND_SECONDS at most: one task, not one for each stream."""
 
     _all: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Rounds]] = weakref.WeakKeyDictionary()
 
@@ -453,7 +453,7 @@ class Rounds:
     def add(self, relay: Relay) -> None:
         """Look after a relay from now on."""
         self._relays.add(relay)
-        if self._task is None:
+        if self._task is None or self._task.done():
             # A context of its own: the request's would keep what that holds (DESIGN 6).
             self._task = asyncio.get_running_loop().create_task(self._go(), context=contextvars.Context())
 

@@ -141,7 +141,7 @@ def _waiting() -> list[tuple[int, int, str]]:
         return []
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT p.site_id, p.id, left(concat_ws(E'\\n', d.title, nullif(p.heading, ''), p.text), %s)"  # noqa: S608
+            "SELECT p.site_id, p.id, left(concat_ws(E'\\n', d.title, nullif(p.heading, ''), p.text), %s)"  # noqa: S608  # constants
             " FROM conversations_passage p"
             " JOIN conversations_document d ON d.site_id = p.site_id AND d.id = p.document_id"
             f" LEFT JOIN {TABLE} v ON v.site_id = p.site_id AND v.passage_id = p.id AND v.model = %s"
@@ -156,7 +156,7 @@ def _keep(rows: Sequence[tuple[int, int, Sequence[float]]]) -> None:
         with tenant(site_id), connection.cursor() as cursor:
             # A passage that was deleted meanwhile gets none.
             cursor.execute(
-                f"INSERT INTO {TABLE} (site_id, passage_id, model, vector)"  # noqa: S608
+                f"INSERT INTO {TABLE} (site_id, passage_id, model, vector)"  # noqa: S608  # a constant
                 " SELECT site_id, id, %s, %s::vector FROM conversations_passage"
                 " WHERE site_id = %s AND id = %s FOR KEY SHARE"
                 " ON CONFLICT (site_id, passage_id)"

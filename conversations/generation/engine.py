@@ -412,7 +412,7 @@ class Engine:
         if task.cancelled() or (error := task.exception()) is None:
             return
         if not isinstance(error, ChatError):  # A refusal is told to whoever asked.
-            log.error("engine_task_failed", exc_info=error, extra={"task": task.get_coro().__qualname__})  # type: ignore[union-attr]
+            log.error("engine_task_failed", exc_info=error, extra={"task": task.get_coro().__qualname__})  # type: ignore[union-attr]  # ours are coroutines
         if self._incarnation_tasks and task is self._incarnation_tasks[0]:
             # Without its writer a worker can only hold its replies up: let them be swept, and begin anew.
             self._fenced()

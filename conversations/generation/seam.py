@@ -25,7 +25,7 @@ MARKS = frozenset(" \t\r\n\u3000\"'“”‘’「」『』")
 MARKS_MOST = 4
 """Blanks and quotes that may come before a run-up, and go with it."""
 INSTRUCTION = "你的上一条回答中断了。请从中断处直接继续，不要重复已有内容，也不要任何说明。"
-IN_ONE = "{question}\n\n（你对上面的问题已经回答了一部分，写在下面，到末尾中断了。请从中断处直接继续，不要重复已有内容，也不要任何说明。）\n\n{so_far}"  # noqa: E501
+IN_ONE = "{question}\n\n（你对上面的问题已经回答了一部分，写在下面，到末尾中断了。请从中断处直接继续，不要重复已有内容，也不要任何说明。）\n\n{so_far}"  # noqa: E501  # one text, as the model reads it
 
 
 def asking_of(endpoint: EndpointConfig, way: Way) -> Asking:

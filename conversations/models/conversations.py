@@ -99,7 +99,7 @@ class Message(TenantModel):
     content = models.TextField(_("content"), blank=True)
     reasoning = models.TextField(_("reasoning"), blank=True)
     status = models.CharField(_("status"), max_length=16, choices=Status.choices, default=Status.COMPLETE)
-    finish_reason = models.CharField(_("finish reason"), max_length=64, null=True, blank=True)  # noqa: DJ001
+    finish_reason = models.CharField(_("finish reason"), max_length=64, null=True, blank=True)  # noqa: DJ001  # NULL: it said none
     error_code = models.CharField(_("error"), max_length=64, blank=True)
     reference_card = models.JSONField(null=True, blank=True)
     reply_to = models.ForeignKey(

@@ -58,7 +58,7 @@ class GrantQuerySet(models.QuerySet["EndpointGrant"]):
         return created
 
 
-class GrantManager(ScopedManager.from_queryset(GrantQuerySet)):  # type: ignore[misc]
+class GrantManager(ScopedManager.from_queryset(GrantQuerySet)):  # type: ignore[misc]  # made at run time
     """The scoped door, over that queryset."""
 
 

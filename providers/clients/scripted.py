@@ -260,7 +260,7 @@ def _failure(code: str) -> errors.ProviderError:
     """Return the error a script asks for by its code; `timed_out_idle` and its like name their phase."""
     if code.startswith("timed_out"):
         phase = code.removeprefix("timed_out").strip("_")
-        return errors.TimedOut(phase if phase in ("connect", "first", "idle", "total", "write") else "idle")  # type: ignore[arg-type]
+        return errors.TimedOut(phase if phase in ("connect", "first", "idle", "total", "write") else "idle")  # type: ignore[arg-type]  # checked here
     return _FAILURES.get(code, errors.Unavailable)()
 
 

@@ -72,7 +72,7 @@ class StartForm(forms.Form):
         groups: list[Any] = [(_("Ready configurations"), ready)]
         if kept:
             groups.append((_("Endpoints"), kept))
-        self.fields["start"].choices = groups  # type: ignore[attr-defined]
+        self.fields["start"].choices = groups  # type: ignore[attr-defined]  # a ChoiceField
 
     def begin(self, *, is_whole: bool) -> dict[str, Any]:
         """Return what the lab's form begins with; whole: the text of a ready configuration instead of its name."""

@@ -85,7 +85,7 @@ class LabPages(ModelAdmin):
             return self._lab_page(request, start, CurlForm(), form, {})
         # The form is shown for the first time, so nothing is kept between the two pages.
         request.method = "GET"
-        request.lab_prefilled = form.prefilled()  # type: ignore[attr-defined]
+        request.lab_prefilled = form.prefilled()  # type: ignore[attr-defined]  # for the form of this request
         return super().add_view(request, form_url, extra_context)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:

@@ -104,7 +104,7 @@ curl -s {url}/api/auth/token -H 'Content-Type: application/json' -d {shlex.quote
 
 def base_url(host: str, port: int) -> str:
     """Return the address a person on this machine opens; "everywhere" becomes the loopback."""
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104  # compared, not bound
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     return f"http://{host}:{port}"

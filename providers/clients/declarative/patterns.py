@@ -11,8 +11,8 @@ import math
 import re
 import warnings
 from dataclasses import dataclass, field
-from re import _constants as constants  # type: ignore[attr-defined]
-from re import _parser as parser  # type: ignore[attr-defined]
+from re import _constants as constants  # type: ignore[attr-defined]  # private
+from re import _parser as parser  # type: ignore[attr-defined]  # private
 from typing import Any
 
 _MAX_CHARS = 200
